@@ -1,0 +1,134 @@
+"""What a model is, as data: `ModelConfig`, the tasks and the variants. Loads no torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from .errors import UsageError
+
+GRAPHS = {
+    "released": "the authors' released code: pruned edges stay in the softmax denominator (default)",
+    "paper": "Eq. 7-9: softmax over the neighbours only, edges below the threshold do not exist",
+    "no-knn": "Table 5 'w/o THD': every node is a neighbour, no dynamic threshold",
+    "no-attention": "Table 5 'w/o GAT': neighbours weighted by similarity, no softmax attention",
+    "nonlocal": "Table 5 'NL' (1 head) and 'MHNL': pixel-wise non-local block, no patches, no threshold",
+}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that fixes a network's shape and meaning. Travels inside the weight file.
+
+    The defaults are the released gray denoiser: 16 ResBlocks, 3 stages of 4 heads (Section 3, Figure 1).
+    """
+
+    task: str = "denoise"
+    """One of `TASKS`."""
+    channels: int = 1
+    """Colour channels in and out: 1 (gray) or 3 (RGB)."""
+    noise_map: bool = False
+    """One more input channel that holds the noise level, sigma / 255, at every pixel (FFDNet)."""
+    scale: int = 1
+    """Pixel-unshuffle factor: 2 runs the network at half resolution (FFDNet)."""
+    features: int = 64
+    blocks: int = 16
+    """ResBlocks outside the stages (n in the paper): half before the first stage, half after the last."""
+    stage_blocks: int = 4
+    """ResBlocks between two stages."""
+    stages: int = 3
+    """M-GFAM modules (Table 6). 0: no graph at all, a plain residual network."""
+    heads: int = 4
+    """GFAM heads per stage (K in the paper, Table 6)."""
+    head_features: int = 16
+    """Channels of the embedding and of the values in one head."""
+    patch: int = 7
+    """Side of the square patches that are the graph's nodes."""
+    stride: int = 4
+    """Distance of the query nodes."""
+    key_stride: int = 1
+    """Distance of the key nodes. 1 in the paper; 2 quarters the graph."""
+    embedding: int = 196
+    """Length of the vectors that are compared (the paper's fully connected layers)."""
+    graph: str = "released"
+    """One of `GRAPHS`."""
+    activation: str = "prelu"
+    """In the ResBlocks: 'prelu' (one parameter, as released) or 'relu'."""
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise UsageError(f"task '{self.task}' is unknown: choose one of {', '.join(TASKS)}")
+        if self.channels not in (1, 3):
+            raise UsageError(f"channels must be 1 (gray) or 3 (RGB), not {self.channels}")
+        if self.graph not in GRAPHS:
+            raise UsageError(f"graph '{self.graph}' is unknown: choose one of {', '.join(GRAPHS)}")
+        if self.activation not in ("prelu", "relu"):
+            raise UsageError(f"activation '{self.activation}' is unknown: choose prelu or relu")
+        if self.blocks < 2 or self.blocks % 2:
+            raise UsageError(f"blocks must be even and at least 2, not {self.blocks}")
+        if self.stages < 0 or (self.stages > 0 and self.heads < 1):
+            raise UsageError(f"stages {self.stages} with heads {self.heads} is not a network")
+        if self.patch % 2 == 0 or not self.key_stride <= self.stride <= self.patch:
+            raise UsageError("patch must be odd, and key_stride <= stride <= patch")
+
+    @property
+    def multiple(self) -> int:
+        """Tiles are cut at multiples of this many pixels, so that nodes and mosaics keep their phase."""
+        phase = self.scale * (self.stride if self.stages else 1)
+        return phase if phase % 2 == 0 else 2 * phase
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
+        unknown = set(values) - {f.name for f in fields(cls)}
+        if unknown:
+            raise UsageError(f"the model configuration has unknown settings: {', '.join(sorted(unknown))}")
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a task means to the data, the command line and the model."""
+
+    summary: str
+    channels: tuple[int, ...]
+    """Colour channels that have models."""
+    noise_map: bool
+    """Whether our own models take sigma as an input."""
+
+
+TASKS: dict[str, Task] = {
+    "denoise": Task("additive Gaussian noise, any sigma in 0-75", (1, 3), True),
+    "real": Task("camera noise, blind", (3,), False),
+    "dejpeg": Task("JPEG artifacts, any quality, blind", (1, 3), False),
+    "demosaic": Task("Bayer mosaics", (3,), False),
+}
+
+_PAPER = ModelConfig()
+_HALF = replace(_PAPER, scale=2, blocks=8, activation="relu")
+
+VARIANTS: dict[str, ModelConfig] = {
+    "paper": _PAPER,
+    "lite": replace(
+        _HALF, stages=1, heads=1, head_features=16, key_stride=2, embedding=64
+    ),
+    "trunk": replace(_HALF, stages=0, heads=0),
+}
+"""Named shapes. `paper` is DAGL as released; `lite` is DAGL at half resolution with one head;
+`trunk` is lite's residual network without a graph (so it is not DAGL, and is never called so)."""
+
+
+def model_config(variant: str, task: str, channels: int) -> ModelConfig:
+    """The configuration of one of our own models (those that `dagl train` makes)."""
+    if variant not in VARIANTS:
+        raise UsageError(f"variant '{variant}' is unknown: choose one of {', '.join(VARIANTS)}")
+    if task not in TASKS:
+        raise UsageError(f"task '{task}' is unknown: choose one of {', '.join(TASKS)}")
+    if channels not in TASKS[task].channels:
+        raise UsageError(f"task '{task}' has no model for {channels} channel(s)")
+    blocks = 32 if (variant, task) == ("paper", "demosaic") else VARIANTS[variant].blocks
+    return replace(
+        VARIANTS[variant], task=task, channels=channels, blocks=blocks, noise_map=TASKS[task].noise_map
+    )
