@@ -107,14 +107,12 @@ TASKS: dict[str, Task] = {
 }
 
 _PAPER = ModelConfig()
-_HALF = replace(_PAPER, scale=2, blocks=8, activation="relu")
+_HALF = replace(_PAPER, scale=2, activation="relu")
 
 VARIANTS: dict[str, ModelConfig] = {
     "paper": _PAPER,
-    "lite": replace(
-        _HALF, stages=1, heads=1, head_features=16, key_stride=2, embedding=64
-    ),
-    "trunk": replace(_HALF, stages=0, heads=0),
+    "lite": replace(_HALF, blocks=12, stages=1, heads=1, key_stride=2, embedding=64),
+    "trunk": replace(_HALF, blocks=12, stages=0, heads=0),
 }
 """Named shapes. `paper` is DAGL as released; `lite` is DAGL at half resolution with one head;
 `trunk` is lite's residual network without a graph (so it is not DAGL, and is never called so)."""

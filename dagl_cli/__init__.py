@@ -1,0 +1,29 @@
+"""dagl: image restoration with Dynamic Attentive Graph Learning (DAGL, ICCV 2021).
+
+>>> import dagl_cli
+>>> clean = dagl_cli.restore(noisy, "denoise", sigma=25)          # arrays in, arrays out
+>>> model = dagl_cli.load_model("dejpeg", channels=3)             # load once, use often
+>>> clean = dagl_cli.restore(compressed, "dejpeg", model=model)
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from .errors import DaglError, ImageError, UsageError, WeightsError
+
+if TYPE_CHECKING:
+    from .pipeline import Options, Restorer, load_model, restore
+
+__version__ = "0.1.0"
+__all__ = [
+    "DaglError", "ImageError", "Options", "Restorer", "UsageError", "WeightsError", "__version__", "load_model",
+    "restore",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Names that need torch are imported when they are first used."""
+    if name in ("Options", "Restorer", "load_model", "restore"):
+        from importlib import import_module
+
+        return getattr(import_module(".pipeline", __name__), name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -1,0 +1,74 @@
+"""The command line: the one place that prints and catches errors."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from .. import __version__
+from ..errors import DaglError
+
+errors = Console(stderr=True, highlight=False)
+"""Progress and messages: stdout is for data and --json alone."""
+
+
+def say(line: str, style: str = "") -> None:
+    """One line of message on stderr, unwrapped; markup in file names is taken literally."""
+    errors.print(line, style=style or None, markup=False, soft_wrap=True)
+
+
+class ErrorBoundary(TyperGroup):
+    """Turns expected errors into one line and their exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DaglError as error:
+            say(f"Error: {error}", "red")
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            say("Interrupted: finished files are kept, running the command again does the rest.", "yellow")
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            # whoever read our output has gone: nothing to say, and nothing to flush at exit either
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    cls=ErrorBoundary,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Restore images with DAGL (Dynamic Attentive Graph Learning, ICCV 2021).",
+    epilog="Exit codes: 0 ok, 1 failed, 2 usage, 3 some files failed, 4 weights unavailable, "
+    "5 benchmark below tolerance, 130 interrupted.",
+)
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        print(f"dagl {__version__}")
+        raise typer.Exit
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """The `dagl` command."""
+    signal.signal(signal.SIGTERM, _interrupt)  # a polite kill loses no more than Ctrl-C does
+    app()
+
+
+from . import benchmark, restore, train, weights  # noqa: E402, F401  (each adds its commands to `app`)

@@ -1,0 +1,409 @@
+"""The pipeline, read top to bottom: model and device -> tiles -> network -> stitched image -> file."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import image as images
+from . import tiling, weights
+from .config import TASKS
+from .degrade import BAYER_PATTERNS, PAPER_PATTERN, bayer_mosaic, estimate_jpeg_quality, estimate_sigma
+from .errors import DaglError, UsageError
+from .model import DAGL
+
+Progress = Callable[[int, int], None]
+Warn = Callable[[str], None]
+
+DEFAULT_TILE = 256
+DEFAULT_OVERLAP = 32
+SMALLEST_TILE = 64
+"""After running out of memory the tile is halved down to this; then the CPU takes over."""
+CLEAN_SIGMA = 0.7
+"""An estimated noise level below this is none (8-bit rounding alone is 0.29): the image is left as it is."""
+CLEAN_QUALITY = 98
+"""A JPEG of this estimated quality or above is left as it is."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run a model. The defaults serve any image on any machine."""
+
+    device: str = "auto"
+    """'auto', 'cpu', 'cuda' (or 'cuda:1'), 'mps'."""
+    precision: str = "auto"
+    """'fp32', 'bf16', 'fp16', or 'auto': bf16 on CUDA and fp32 elsewhere."""
+    tile: int | None = None
+    """Side of the square tiles in pixels; None: DEFAULT_TILE, and at most the image."""
+    overlap: int = DEFAULT_OVERLAP
+    ensemble: bool = False
+    """Average over the 8 flips and rotations: better by about 0.1 dB, 8 times slower."""
+    strength: float = 1.0
+    """1: the restored image; 0: the input; between: a blend of the two."""
+    tiling: str = "blend"
+    """'blend', 'whole', or 'chop' (as the paper's release cuts)."""
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("auto", "fp32", "bf16", "fp16"):
+            raise UsageError(f"--precision {self.precision} is unknown: choose auto, fp32, bf16 or fp16")
+        if self.tile is not None and self.tile < SMALLEST_TILE:
+            raise UsageError(f"--tile {self.tile} is too small: use at least {SMALLEST_TILE}")
+        if not 0 <= self.overlap <= (self.tile or DEFAULT_TILE) // 2:
+            raise UsageError(f"--overlap {self.overlap} must be between 0 and half of --tile")
+        if not 0 <= self.strength <= 1:
+            raise UsageError(f"--strength {self.strength} must be between 0 and 1")
+        if self.tiling not in ("blend", "whole", "chop"):
+            raise UsageError(f"tiling '{self.tiling}' is unknown: choose blend, whole or chop")
+
+
+class Restorer:
+    """A network on a device, ready to restore images of any size.
+
+    Args:
+        model: a DAGL in eval mode.
+        options: how to run it.
+        name: what to call the weights in messages.
+        warn: called with one line when tiles must shrink or the CPU take over.
+    """
+
+    def __init__(
+        self, model: DAGL, options: Options = Options(), name: str = "model", warn: Warn = lambda line: None
+    ) -> None:
+        self.config, self.name, self.options, self.warn = model.config, name, options, warn
+        self.device = pick_device(options.device)
+        self.model = model.to(self.device, memory_format=torch.channels_last)
+
+    def __call__(
+        self,
+        x: Tensor,
+        sigma: float | None = None,
+        pattern: str = PAPER_PATTERN,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """Restore one image, tile by tile.
+
+        x: (C, H, W) float32 on the CPU, range [0, 1], C as the model's. For demosaicing x is (1, H, W), the
+        sensor's mosaic, or (3, H, W), of which the samples that `pattern` measures are used.
+        sigma: noise level on the 0-255 scale, for models with a noise map.
+        Returns (C_out, H, W) float32, clipped to [0, 1]. Out of memory, the tiles shrink, then the CPU takes over.
+        """
+        if self.config.task != "demosaic":
+            self._check(x, sigma)
+            run = tiling.ensemble_x8(self._network(sigma)) if self.options.ensemble else self._network(sigma)
+            restored = self._tiled(run, x, progress).clamp_(0, 1)
+            return x.lerp(restored, self.options.strength) if self.options.strength < 1 else restored
+        if pattern not in BAYER_PATTERNS:
+            raise UsageError(f"--pattern {pattern} is unknown: choose one of {', '.join(BAYER_PATTERNS)}")
+        mosaic = bayer_mosaic(x.expand(3, -1, -1)[None], pattern)[0]
+        if not self.options.ensemble:
+            return self._demosaic(mosaic, pattern, progress)
+        total = torch.zeros_like(mosaic)
+        for i in range(8):  # a turned mosaic has another pattern: each is restored as what it is
+            turned = _turn(mosaic, i)
+            seen = "".join("RGB"[c] for c in _turn(_colours(pattern, *mosaic.shape[-2:]), i)[:2, :2].flatten())
+            step = None if progress is None else lambda d, n, i=i: progress(i * n + d, 8 * n)
+            total += _turn_back(self._demosaic(turned, seen, step), i)
+        return total / 8
+
+    def _demosaic(self, mosaic: Tensor, pattern: str, progress: Progress | None) -> Tensor:
+        """Any pattern becomes the trained one by repeating a row or column on the outside."""
+        height, width = mosaic.shape[-2:]
+        left, top = pattern in ("RGGB", "GBRG"), pattern in ("BGGR", "GBRG")
+        if height < 2 or width < 2:
+            raise UsageError(f"a mosaic of {width}x{height} pixels does not hold a whole Bayer cell")
+        padded = F.pad(mosaic[None], (int(left), 0, int(top), 0), mode="reflect")[0]
+        return self._tiled(self._network(None), padded, progress).clamp_(0, 1)[:, int(top) :, int(left) :]
+
+    def _check(self, x: Tensor, sigma: float | None) -> None:
+        if x.shape[0] != self.config.channels:
+            raise UsageError(f"{self.name} takes {self.config.channels} channel(s), the image has {x.shape[0]}")
+        if (sigma is None) == self.config.noise_map:
+            raise UsageError(f"{self.name} {'needs' if self.config.noise_map else 'takes no'} --sigma")
+
+    def _network(self, sigma: float | None) -> tiling.Restorer:
+        def run(batch: Tensor) -> Tensor:
+            batch = batch.to(self.device, memory_format=torch.channels_last)
+            dtype = self._dtype()
+            with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+                return self.model(batch, sigma).float()
+
+        return run
+
+    def _dtype(self) -> torch.dtype:
+        auto = "bf16" if self.device.type == "cuda" else "fp32"
+        chosen = auto if self.options.precision == "auto" else self.options.precision
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[chosen]
+
+    def _tiled(self, run: tiling.Restorer, x: Tensor, progress: Progress | None) -> Tensor:
+        if self.options.tiling == "whole":
+            return tiling.whole(run, x, progress=progress)
+        if self.options.tiling == "chop":
+            return tiling.chop(run, x, margin=12 if self.config.task == "demosaic" else 24, progress=progress)
+        tile = self.options.tile or DEFAULT_TILE
+        while True:
+            try:
+                overlap = min(self.options.overlap, tile // 2)
+                return tiling.overlap_blend(run, x, tile, overlap, self.config.multiple, progress=progress)
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            if tile > SMALLEST_TILE:
+                tile = max(SMALLEST_TILE, tile // 2)
+                self.warn(f"out of memory on {self.device}: trying again with --tile {tile}")
+            elif self.device.type != "cpu":
+                self.device = torch.device("cpu")
+                self.model = self.model.to("cpu")
+                tile = self.options.tile or DEFAULT_TILE
+                self.warn("out of memory even with small tiles: going on with --device cpu")
+            else:
+                raise DaglError("out of memory with the smallest tiles on the CPU: close other programs, or cut the image")
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def pick_device(name: str) -> torch.device:
+    """'auto' is CUDA, then MPS, then the CPU. Raises UsageError for a device that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UsageError(f"--device {name} is not available on this machine: use --device auto or cpu") from None
+    return device
+
+
+def load_model(
+    task: str = "denoise",
+    channels: int = 3,
+    *,
+    model: str | Path | None = None,
+    options: Options = Options(),
+    warn: Warn = lambda line: None,
+) -> Restorer:
+    """A model by task, by bundled name, or from a weight file.
+
+    Args:
+        task: 'denoise', 'real', 'dejpeg' or 'demosaic'.
+        channels: 1 for gray, 3 for colour.
+        model: a bundled name (see `dagl weights list`) or a path; None: the best bundled one for task and channels.
+        options: device, precision, tiles.
+
+    Raises UsageError for an unknown task, WeightsError (exit code 4) when no weights fit.
+    """
+    if task not in TASKS:
+        raise UsageError(f"task '{task}' is unknown: choose one of {', '.join(TASKS)}")
+    path = weights.resolve(None if model is None else str(model), task, channels)
+    network, _ = weights.load(path)
+    if network.config.task != task:
+        raise UsageError(f"--model {path}: made for {network.config.task}, not for {task}")
+    return Restorer(network, options, path.stem, warn)
+
+
+def restore(
+    image: np.ndarray | Tensor,
+    task: str = "denoise",
+    *,
+    sigma: float | None = None,
+    pattern: str = PAPER_PATTERN,
+    model: str | Path | Restorer | None = None,
+    options: Options = Options(),
+) -> np.ndarray | Tensor:
+    """Restore one image in memory; what comes in as an array or a tensor goes out as one.
+
+    Args:
+        image: NumPy array (H, W), (H, W, 1) or (H, W, 3), uint8, uint16 (0-65535) or float in [0, 1]; or torch tensor
+            (C, H, W), float in [0, 1].
+        task: 'denoise', 'real', 'dejpeg' or 'demosaic'.
+        sigma: noise level on the 0-255 scale whatever the dtype; None: estimated. Only for 'denoise' and 'real'.
+        pattern: Bayer pattern of a mosaic, read from the top left: 'RGGB', 'BGGR', 'GRBG' or 'GBRG'.
+        model: a name, a path, or what `load_model` returned (then `options` is not used).
+
+    Returns the same kind, dtype and range; (H, W, 3) for demosaicing.
+    Raises UsageError for NaN, wrong shapes or ranges.
+    """
+    if isinstance(image, Tensor):
+        pixels = image.detach().float().cpu()
+        if pixels.ndim != 3:
+            raise UsageError(f"a tensor must be (C, H, W), not {tuple(image.shape)}")
+    else:
+        if image.ndim not in (2, 3) or image.size == 0:
+            raise UsageError(f"an array must be (H, W) or (H, W, C), not {image.shape}")
+        top = {"uint8": 255, "uint16": 65535}.get(image.dtype.name, 1)
+        if top == 1 and not np.issubdtype(image.dtype, np.floating):
+            raise UsageError(f"an array must be uint8, uint16 or float in [0, 1], not {image.dtype}")
+        floats = image.astype(np.float32) / np.float32(top)
+        pixels = torch.from_numpy(floats.reshape(*image.shape[:2], -1)).permute(2, 0, 1)
+    if pixels.shape[0] not in (1, 3):
+        raise UsageError(f"an image has 1 or 3 channels, not {pixels.shape[0]}: take alpha off first")
+    if not bool(torch.isfinite(pixels).all()) or bool(((pixels < -0.5) | (pixels > 1.5)).any()):
+        raise UsageError("pixel values must be finite and in [0, 1] (a little beyond is fine for noise)")
+
+    channels = 3 if task in ("demosaic", "real") else pixels.shape[0]
+    restorer = model if isinstance(model, Restorer) else load_any(task, channels, model, options)[0]
+    if restorer.config.noise_map and sigma is None:
+        sigma = estimate_sigma(pixels.permute(1, 2, 0).numpy())
+    if sigma is not None:
+        check_sigma(sigma)
+    restored = _run(restorer, pixels, sigma, pattern, None)
+
+    if isinstance(image, Tensor):
+        return restored.to(image.device, image.dtype)
+    array = restored.permute(1, 2, 0).numpy()
+    array = array if task == "demosaic" else array.reshape(image.shape)
+    return array.astype(image.dtype) if top == 1 else np.rint(array * top).astype(image.dtype)
+
+
+def load_any(
+    task: str, channels: int, model: str | Path | None, options: Options, warn: Warn = lambda line: None
+) -> tuple[Restorer, str | None]:
+    """`load_model`, and for `real`, which has no model of its own yet, the colour denoiser: (restorer, note or None)."""
+    if task == "real" and model is None and not (weights.folder() / "real-color.safetensors").is_file():
+        note = "there is no camera-noise model yet: the Gaussian colour denoiser runs at the estimated noise level"
+        return load_model("denoise", 3, options=options, warn=warn), note
+    return load_model(task, channels, model=model, options=options, warn=warn), None
+
+
+def check_sigma(sigma: float) -> None:
+    """Raises UsageError unless 0 <= sigma <= 75, the range that the models are trained on."""
+    if not 0 <= sigma <= 75:
+        raise UsageError(f"--sigma {sigma:g} must be between 0 and 75 (on the 0-255 scale)")
+
+
+def _run(restorer: Restorer, pixels: Tensor, sigma: float | None, pattern: str, progress: Progress | None) -> Tensor:
+    """Fit the image's channels to the model's: gray runs through a colour model as three equal channels."""
+    if restorer.config.task == "demosaic":
+        return restorer(pixels, None, pattern, progress)
+    if not restorer.config.noise_map:
+        sigma = None
+    if pixels.shape[0] == 1 and restorer.config.channels == 3:
+        return restorer(pixels.expand(3, -1, -1).contiguous(), sigma, pattern, progress).mean(0, keepdim=True)
+    return restorer(pixels, sigma, pattern, progress)
+
+
+@dataclass
+class Report:
+    """What happened to one file."""
+
+    status: str
+    """'restored', or 'unchanged' where the image needs nothing."""
+    model: str | None = None
+    sigma: float | None = None
+    quality: int | None = None
+    note: str | None = None
+
+
+class FileRestorer:
+    """Restores files of one task; loads each model once, when the first file needs it.
+
+    Args:
+        task, model, options: as for `load_model`.
+        sigma: noise level, None: estimated for every file.
+        pattern: Bayer pattern, for demosaicing.
+        strip_metadata: leave EXIF and DPI out of the results.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        *,
+        model: str | None = None,
+        sigma: float | None = None,
+        pattern: str = PAPER_PATTERN,
+        options: Options = Options(),
+        strip_metadata: bool = False,
+        max_pixels: int | None = None,
+        warn: Warn = lambda line: None,
+    ) -> None:
+        if sigma is not None:
+            check_sigma(sigma)
+        if pattern not in BAYER_PATTERNS:
+            raise UsageError(f"--pattern {pattern} is unknown: choose one of {', '.join(BAYER_PATTERNS)}")
+        self.task, self.model, self.sigma, self.pattern, self.options = task, model, sigma, pattern, options
+        self.strip_metadata, self.max_pixels, self.warn = strip_metadata, max_pixels, warn
+        self._restorers: dict[int, Restorer] = {}
+
+    def restorer(self, channels: int) -> Restorer:
+        """The model for gray (1) or colour (3) images."""
+        if self.task in ("real", "demosaic"):
+            channels = 3
+        if channels not in self._restorers:
+            restorer, note = load_any(self.task, channels, self.model, self.options, self.warn)
+            if note:
+                self.warn(note)
+            self._restorers[channels] = restorer
+        return self._restorers[channels]
+
+    def __call__(
+        self,
+        source: Path | bytes,
+        target: Path | BinaryIO,
+        *,
+        name: str | None = None,
+        format: str | None = None,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+    ) -> Report:
+        """Read, restore and write one file; nothing is written unless all of it went well.
+
+        source: a path, or the bytes of a file (`name` is for messages). target: a path, or a binary stream
+        (`format` is then the source's unless given). Raises DaglError.
+        """
+        limit = {} if self.max_pixels is None else {"max_pixels": self.max_pixels}
+        picture = images.read(source, name=name, **limit)
+        report, restored = self._restore(picture, progress)
+        images.write(
+            replace(picture, pixels=restored), target,
+            format=format, strip_metadata=self.strip_metadata, overwrite=overwrite,
+        )  # fmt: skip
+        return report
+
+    def _restore(self, picture: images.Image, progress: Progress | None) -> tuple[Report, np.ndarray]:
+        report, sigma = Report("restored"), self.sigma
+        restorer = self.restorer(picture.pixels.shape[-1])
+        if self.task in ("denoise", "real") and sigma is None:
+            sigma = report.sigma = estimate_sigma(picture.pixels)
+            if sigma < CLEAN_SIGMA:
+                report.note = f"no noise found (sigma about {sigma:.1f}): left as it is; --sigma decides otherwise"
+            sigma = min(sigma, 75.0)
+        elif self.task == "dejpeg":
+            report.quality = estimate_jpeg_quality(picture.jpeg_tables)
+            if report.quality is not None and report.quality >= CLEAN_QUALITY:
+                report.note = f"JPEG quality {report.quality} needs nothing: left as it is"
+        if report.note:
+            report.status = "unchanged"
+            return report, picture.pixels
+        report.model = restorer.name
+        pixels = torch.from_numpy(picture.pixels).permute(2, 0, 1)
+        if not bool(torch.isfinite(pixels).all()):
+            raise DaglError("the image holds NaN or infinite pixels: repair it first")
+        restored = _run(restorer, pixels, sigma, self.pattern, progress)
+        return report, restored.permute(1, 2, 0).numpy()
+
+
+def _turn(x: Tensor, i: int) -> Tensor:
+    """The i-th of the 8 flips and rotations of the last two dimensions."""
+    return torch.rot90(x.flip(-1) if i >= 4 else x, i % 4, (-2, -1))
+
+
+def _turn_back(x: Tensor, i: int) -> Tensor:
+    x = torch.rot90(x, -(i % 4), (-2, -1))
+    return x.flip(-1) if i >= 4 else x
+
+
+def _colours(pattern: str, height: int, width: int) -> Tensor:
+    """(height, width) of 0, 1, 2: which colour every pixel of the mosaic measures."""
+    cell = torch.tensor([["RGB".index(c) for c in row] for row in (pattern[:2], pattern[2:])])
+    return cell.repeat(height // 2 + 1, width // 2 + 1)[:height, :width]
