@@ -59,9 +59,11 @@ def fold_patches(patches: Tensor, height: int, width: int, patch: int, stride: i
     patches: (B, C * patch², L) -> (B, C, height, width). Patches are written `stride`-aligned with padding
     patch // 2, two pixels off from where `same_padding` reads the queries: checkpoints depend on it.
     """
-    options = dict(output_size=(height, width), kernel_size=patch, stride=stride, padding=patch // 2)
-    count = F.fold(torch.ones_like(patches[:1, : patch * patch]), **options)
-    return F.fold(patches, **options) / count.clamp_min(1)
+
+    def fold(x: Tensor) -> Tensor:
+        return F.fold(x, (height, width), patch, padding=patch // 2, stride=stride)
+
+    return fold(patches) / fold(torch.ones_like(patches[:1, : patch * patch])).clamp_min(1)
 
 
 def reference(
@@ -94,25 +96,17 @@ def streaming(
     grad = torch.is_grad_enabled() and (q.requires_grad or v.requires_grad)
     aggregate = _aggregate if grad or graph != "released" else _aggregate_released
 
-    rows = max(1, budget // (q.shape[0] * k.shape[-2] * q.element_size()))
-    if rows >= length:
+    if q.shape[0] * length * k.shape[-2] * q.element_size() <= budget:
         out = aggregate(q, k, values, mean, gamma, beta, graph)
-    else:
-        rows = max(1, min(length, budget // (k.shape[-2] * q.element_size())))
-        out = values.new_empty(*q.shape[:2], values.shape[-1]) if not grad else None
-        heads = []
-        for i in range(q.shape[0]):  # one image and head at a time, so that a chunk is as tall as it can be
-            chunks = []
-            for start in range(0, length, rows):
-                part = slice(start, start + rows)
-                arguments = (q[i, part], k[i], values[i], mean[i, part], gamma[i, part], beta[i, part], graph)
-                if out is None:
-                    chunks.append(checkpoint(aggregate, *arguments, use_reentrant=False))
-                else:
-                    out[i, part] = aggregate(*arguments)
-            if out is None:
-                heads.append(torch.cat(chunks))
-        out = torch.stack(heads) if out is None else out
+    else:  # one image and head at a time, so that a chunk is as tall as it can be
+        rows = max(1, budget // (k.shape[-2] * q.element_size()))
+
+        def chunk(i: int, part: slice) -> Tensor:
+            arguments = (q[i, part], k[i], values[i], mean[i, part], gamma[i, part], beta[i, part], graph)
+            return checkpoint(aggregate, *arguments, use_reentrant=False) if grad else aggregate(*arguments)
+
+        parts = [slice(start, start + rows) for start in range(0, length, rows)]
+        out = torch.stack([torch.cat([chunk(i, part) for part in parts]) for i in range(q.shape[0])])
     out = fold_patches(out.transpose(-1, -2), height, width, patch, stride)
     return out.view(*batch, channels, height, width)
 
@@ -141,5 +135,5 @@ def nonlocal_attention(q: Tensor, k: Tensor, v: Tensor, *, budget: int = 64 * 2*
     q, k, v: (B, K, N, D) with one node per pixel -> (B, K, N, D).
     """
     rows = max(1, budget // (q.shape[0] * q.shape[1] * k.shape[-2] * q.element_size()))
-    parts = [F.scaled_dot_product_attention(part, k, v, scale=1.0) for part in q.split(rows, -2)]
+    parts = [F.scaled_dot_product_attention(part, k, v, scale=1.0) for part in torch.split(q, rows, -2)]
     return torch.cat(parts, -2)

@@ -1,4 +1,4 @@
-"""Dataset x task x protocol -> rows. The paper's protocol is DESIGN-exact: seeds, clipping, which SSIM (Tables 1, 3, 4)."""
+"""Dataset x task -> rows, under the paper's protocol: seeds, clipping and which SSIM (Tables 1, 3 and 4)."""
 
 from __future__ import annotations
 
@@ -85,6 +85,28 @@ def degraded(pixels: np.ndarray, task: str, level: float | None) -> tuple[Tensor
     return clean, degrade.paper_noise(clean[None], level)[0]
 
 
+DEGRADATIONS = {
+    "denoise": "Gaussian noise, seed 1, not clipped",
+    "dejpeg": "JPEG by Pillow",
+    "demosaic": "GRBG mosaic",
+}
+
+
+def protocol(restorer: Restorer, ssim: str) -> str:
+    """Everything that was decided for a row, in one line."""
+    options, tile = restorer.options, restorer.options.tile or restorer.config.tile[0]
+    return "; ".join(
+        (
+            f"paper: {DEGRADATIONS[restorer.config.task]}",
+            "output clipped, not rounded",
+            f"tiling {options.tiling}" + (f" {tile}" if options.tiling == "blend" else ""),
+            f"ensemble {'x8' if options.ensemble else 'none'}",
+            f"{restorer.device}, {restorer.dtype}",
+            ssim,
+        )
+    )
+
+
 def evaluate(
     restorer: Restorer,
     folder: Path,
@@ -93,19 +115,10 @@ def evaluate(
     limit: int | None = None,
     progress: Callable[[str, float], None] = lambda name, value: None,
 ) -> Row:
-    """PSNR and SSIM of a model on a dataset. progress: called with every image's name and PSNR.
-
-    The protocol string of the row says everything that was decided.
-    """
-    options, task = restorer.options, restorer.config.task
+    """PSNR and SSIM of a model on a dataset. progress: called with every image's name and PSNR."""
+    task = restorer.config.task
     ssim = ssim_uniform8 if task == "dejpeg" else ssim_gaussian
-    row = Row(
-        dataset, task, level,
-        f"paper: {'GRBG mosaic' if task == 'demosaic' else 'JPEG by Pillow' if task == 'dejpeg' else 'noise not clipped, seed 1'}; "
-        f"output clipped, not rounded; tiling {options.tiling}"
-        + (f" {options.tile or 'auto'}/{options.overlap}" if options.tiling == "blend" else "")
-        + f"; ensemble {'x8' if options.ensemble else 'none'}; {restorer.device} {options.precision}; {ssim.__name__}",
-    )  # fmt: skip
+    row = Row(dataset, task, level, protocol(restorer, ssim.__name__))
     seconds = pixels_total = 0.0
     for name, pixels in clean_images(folder, dataset, limit):
         clean, bad = degraded(pixels, task, level)

@@ -77,6 +77,13 @@ class ModelConfig:
         phase = self.scale * (self.stride if self.stages else 1)
         return phase if phase % 2 == 0 else 2 * phase
 
+    @property
+    def tile(self) -> tuple[int, int]:
+        """Advised (tile, overlap) in pixels: the graph's cost grows with the square of a tile's area."""
+        if not self.stages:
+            return 512, 32
+        return (256, 32) if self.scale > 1 else (96, 16)
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -127,6 +134,4 @@ def model_config(variant: str, task: str, channels: int) -> ModelConfig:
     if channels not in TASKS[task].channels:
         raise UsageError(f"task '{task}' has no model for {channels} channel(s)")
     blocks = 32 if (variant, task) == ("paper", "demosaic") else VARIANTS[variant].blocks
-    return replace(
-        VARIANTS[variant], task=task, channels=channels, blocks=blocks, noise_map=TASKS[task].noise_map
-    )
+    return replace(VARIANTS[variant], task=task, channels=channels, blocks=blocks, noise_map=TASKS[task].noise_map)

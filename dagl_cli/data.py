@@ -98,7 +98,7 @@ class Crops:
         top = self.random.integers(image.shape[0] - side + 1)
         left = self.random.integers(image.shape[1] - side + 1)
         crop = image[top : top + side, left : left + side]
-        crop = np.rot90(crop, self.random.integers(4))
+        crop = np.rot90(crop, int(self.random.integers(4)))
         if self.random.random() < 0.5:
             crop = crop[:, ::-1]
         if self.task != "dejpeg":

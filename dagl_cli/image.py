@@ -63,6 +63,8 @@ _PILLOW_OPTIONS: dict[str, dict[str, Any]] = {
     "BMP": {},
 }
 _LONGEST_SIDE = {"PNG": 2**31 - 1, "JPEG": 65500, "TIFF": 2**31 - 1, "BMP": 2**31 - 1, "WEBP": 16383}
+_PNG_BITS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+"""PNG's colour types: gray, RGB, palette, gray with alpha, RGB with alpha -> the bit depths they come in."""
 _COLOUR_CHUNKS = (b"cHRM", b"gAMA", b"sRGB", b"cICP")
 _TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
 _XMP_KEYWORD = b"XML:com.adobe.xmp\0"
@@ -165,7 +167,8 @@ def write(
             _check_target(path, overwrite)
         format = format or (SUFFIXES.get(path.suffix.lower()) if path else image.format)
         if format not in _LONGEST_SIDE:
-            raise ImageError(f"'{format or path and path.suffix}' is not supported: choose one of {', '.join(SUFFIXES)}")
+            kind = format or (path.suffix if path else "")
+            raise ImageError(f"'{kind}' is not a format that dagl writes: choose one of {', '.join(SUFFIXES)}")
         with _quiet():
             data = _encode(image, format, strip_metadata)
         if path:
@@ -236,8 +239,10 @@ def _decode_png(data: bytes, max_pixels: int) -> tuple[np.ndarray, dict[str, Any
     essential: list[bytes | memoryview] = [data[:8]]
     for kind, content, chunk in _png_chunks(data):
         if kind == b"IHDR":
-            width, height = struct.unpack_from(">II", content)
+            width, height, bits, colours, *methods, interlace = struct.unpack(">IIBBBBB", content)
             _check_size(width, height, max_pixels)
+            if bits not in _PNG_BITS.get(colours, ()) or any(methods) or interlace > 1:
+                raise ImageError("it is damaged (its header makes no sense): get an intact copy of it")
         elif kind == b"acTL":
             _refuse_frames(struct.unpack_from(">I", content)[0])
         elif kind == b"iCCP":
@@ -292,7 +297,7 @@ def _inflate(data: bytes) -> bytes:
 def _decode_tiff(data: bytes, max_pixels: int) -> tuple[np.ndarray, dict[str, Any]]:
     """As `_decode_png`."""
     with tifffile.TiffFile(io.BytesIO(data)) as file:
-        pages: list[Any] = [page for page in file.pages if not page.is_reduced]  # type: ignore[union-attr]
+        pages: list[Any] = [page for page in file.pages if not page.is_reduced]
         _refuse_frames(len(pages))
         if not pages:
             raise ImageError("it holds only a preview, as camera raw files do: develop it to a 16-bit TIFF first")
@@ -476,7 +481,7 @@ def _encode(image: Image, format: str, strip_metadata: bool) -> bytes | memoryvi
     if format == "TIFF":
         return _encode_tiff(levels, icc, exif, xmp, dpi, image.tiff)
     if format == "JPEG" and max(len(exif or b""), len(xmp or b"")) > 65500:
-        raise ImageError("its EXIF or XMP is too long for JPEG: choose .png or .tif, or leave it out (--strip-metadata)")
+        raise ImageError("its EXIF or XMP is too long for JPEG: choose .png or .tif, or give --strip-metadata")
     if format == "WEBP" and dpi and not exif:  # WebP holds a resolution in EXIF only
         tags = PIL.Image.Exif()
         tags.update({282: dpi[0], 283: dpi[1], 296: 2})
@@ -496,7 +501,9 @@ def _levels(image: Image) -> np.ndarray:
     if image.depth not in (8, 16) or pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or pixels.size == 0:
         raise ImageError(f"pixels of shape {pixels.shape} at {image.depth} bits are not an image")
     if image.alpha is not None and (image.alpha.shape != pixels.shape[:2] or image.alpha.dtype != dtype):
-        raise ImageError(f"alpha is {image.alpha.dtype}, {image.alpha.shape}: it must fit {pixels.shape}, {image.depth}-bit")
+        raise ImageError(
+            f"alpha is {image.alpha.dtype} {image.alpha.shape}: it must be {image.depth}-bit {pixels.shape[:2]}"
+        )
     if not (np.isfinite(pixels.min()) and np.isfinite(pixels.max())):
         raise ImageError("the result has values that are not numbers: try --precision fp32, and report this")
     levels = np.empty((*pixels.shape[:2], pixels.shape[2] + (image.alpha is not None)), dtype)

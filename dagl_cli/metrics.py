@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from scipy.ndimage import uniform_filter  # type: ignore[import-untyped]
+from scipy.ndimage import uniform_filter
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
@@ -52,7 +52,7 @@ def ssim_uniform8(a: Image, b: Image, crop: int = 0) -> float:
     a, b = _pair(a, b, crop, window=8)
 
     def mean(x: np.ndarray) -> np.ndarray:  # (C, H, W) -> (C, H - 7, W - 7)
-        return uniform_filter(x, size=(1, 8, 8))[:, 4:-3, 4:-3]
+        return np.asarray(uniform_filter(x, size=(1, 8, 8)))[:, 4:-3, 4:-3]
 
     mean_a, mean_b = mean(a), mean(b)
     variance_a, variance_b = mean(a * a) - mean_a**2, mean(b * b) - mean_b**2

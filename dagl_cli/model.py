@@ -1,8 +1,8 @@
 """DAGL (Mou, Zhang, Wu: Dynamic Attentive Graph Learning for Image Restoration, ICCV 2021).
 
-    FEM    feature extraction: a convolution and ResBlocks
-    GFAM   graph-based feature aggregation: one head of dynamic graph attention (Section 3.3)
-    M-GFAM K heads side by side, merged by a 1x1 convolution (Eq. 12)
+FEM    feature extraction: a convolution and ResBlocks
+GFAM   graph-based feature aggregation: one head of dynamic graph attention (Section 3.3)
+M-GFAM K heads side by side, merged by a 1x1 convolution (Eq. 12)
 """
 
 from __future__ import annotations
@@ -222,7 +222,9 @@ def convert_released(state: Mapping[str, Tensor], config: ModelConfig) -> dict[s
             raise WeightsError(f"the checkpoint has '{name}', which a {config.task} model has no place for")
         stacked = torch.cat([by_head[head] for head in sorted(by_head)])
         if stacked.numel() != wanted[name].numel():
-            raise WeightsError(f"'{name}' has {stacked.numel()} values in the checkpoint, the model {wanted[name].numel()}")
+            raise WeightsError(
+                f"'{name}' has {stacked.numel()} values in the checkpoint, the model {wanted[name].numel()}"
+            )
         converted[name] = stacked.reshape(wanted[name].shape)
     return converted
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -23,8 +22,6 @@ from .model import DAGL
 Progress = Callable[[int, int], None]
 Warn = Callable[[str], None]
 
-DEFAULT_TILE = 256
-DEFAULT_OVERLAP = 32
 SMALLEST_TILE = 64
 """After running out of memory the tile is halved down to this; then the CPU takes over."""
 CLEAN_SIGMA = 0.7
@@ -42,8 +39,9 @@ class Options:
     precision: str = "auto"
     """'fp32', 'bf16', 'fp16', or 'auto': bf16 on CUDA and fp32 elsewhere."""
     tile: int | None = None
-    """Side of the square tiles in pixels; None: DEFAULT_TILE, and at most the image."""
-    overlap: int = DEFAULT_OVERLAP
+    """Largest side of the tiles in pixels; None: what the model advises (`ModelConfig.tile`)."""
+    overlap: int | None = None
+    """Pixels that neighbouring tiles share at least; None: what the model advises, at most half a tile."""
     ensemble: bool = False
     """Average over the 8 flips and rotations: better by about 0.1 dB, 8 times slower."""
     strength: float = 1.0
@@ -56,7 +54,7 @@ class Options:
             raise UsageError(f"--precision {self.precision} is unknown: choose auto, fp32, bf16 or fp16")
         if self.tile is not None and self.tile < SMALLEST_TILE:
             raise UsageError(f"--tile {self.tile} is too small: use at least {SMALLEST_TILE}")
-        if not 0 <= self.overlap <= (self.tile or DEFAULT_TILE) // 2:
+        if self.overlap is not None and not 0 <= self.overlap <= (self.tile or SMALLEST_TILE) // 2:
             raise UsageError(f"--overlap {self.overlap} must be between 0 and half of --tile")
         if not 0 <= self.strength <= 1:
             raise UsageError(f"--strength {self.strength} must be between 0 and 1")
@@ -79,7 +77,7 @@ class Restorer:
     ) -> None:
         self.config, self.name, self.options, self.warn = model.config, name, options, warn
         self.device = pick_device(options.device)
-        self.model = model.to(self.device, memory_format=torch.channels_last)
+        self.model = model.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def __call__(
         self,
@@ -131,13 +129,15 @@ class Restorer:
     def _network(self, sigma: float | None) -> tiling.Restorer:
         def run(batch: Tensor) -> Tensor:
             batch = batch.to(self.device, memory_format=torch.channels_last)
-            dtype = self._dtype()
+            dtype = self.dtype
             with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
                 return self.model(batch, sigma).float()
 
         return run
 
-    def _dtype(self) -> torch.dtype:
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the network computes in; weights and results stay float32."""
         auto = "bf16" if self.device.type == "cuda" else "fp32"
         chosen = auto if self.options.precision == "auto" else self.options.precision
         return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[chosen]
@@ -147,10 +147,12 @@ class Restorer:
             return tiling.whole(run, x, progress=progress)
         if self.options.tiling == "chop":
             return tiling.chop(run, x, margin=12 if self.config.task == "demosaic" else 24, progress=progress)
-        tile = self.options.tile or DEFAULT_TILE
+        advised, overlap = self.config.tile
+        first = tile = self.options.tile or advised
+        overlap = overlap if self.options.overlap is None else self.options.overlap
         while True:
             try:
-                overlap = min(self.options.overlap, tile // 2)
+                overlap = min(overlap, tile // 2)
                 return tiling.overlap_blend(run, x, tile, overlap, self.config.multiple, progress=progress)
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):
@@ -163,10 +165,10 @@ class Restorer:
             elif self.device.type != "cpu":
                 self.device = torch.device("cpu")
                 self.model = self.model.to("cpu")
-                tile = self.options.tile or DEFAULT_TILE
+                tile = first
                 self.warn("out of memory even with small tiles: going on with --device cpu")
             else:
-                raise DaglError("out of memory with the smallest tiles on the CPU: close other programs, or cut the image")
+                raise DaglError("out of memory with the smallest tiles on the CPU: close other programs")
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -269,7 +271,7 @@ def restore(
 def load_any(
     task: str, channels: int, model: str | Path | None, options: Options, warn: Warn = lambda line: None
 ) -> tuple[Restorer, str | None]:
-    """`load_model`, and for `real`, which has no model of its own yet, the colour denoiser: (restorer, note or None)."""
+    """(`load_model`, a note or None). `real` runs the colour denoiser as long as it has no model of its own."""
     if task == "real" and model is None and not (weights.folder() / "real-color.safetensors").is_file():
         note = "there is no camera-noise model yet: the Gaussian colour denoiser runs at the estimated noise level"
         return load_model("denoise", 3, options=options, warn=warn), note

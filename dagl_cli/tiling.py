@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 
 import torch
 from torch import Tensor
@@ -57,9 +57,9 @@ def overlap_blend(
     """The image in square tiles that fade into each other: (C_in, H, W) -> (C_out, H, W).
 
     Tiles start at multiples of `multiple`, so graph nodes and Bayer phases stay in place, and neighbours share at
-    least `overlap` pixels. All are as large as `tile` (rounded down to `multiple`) except those at the right and
-    bottom edge of an image whose size does not permit it: these are up to `multiple` - 1 pixels shorter. An image
-    smaller than a tile is one tile. Weights are raised cosines over the overlaps and sum to 1 at every pixel.
+    least `overlap` pixels. As few tiles as `tile` permits, all of one size, and no larger than they need be: 512
+    pixels with tile 256 and overlap 32 are three tiles of 192. Those at the right and bottom edge can be up to
+    `multiple` - 1 pixels shorter. Weights are raised cosines over the overlaps and sum to 1 at every pixel.
 
     batch: how many tiles of equal size the restorer gets at once.
     Memory: the result and one batch; the weights are separable and known beforehand, so there is no weight canvas.
@@ -184,8 +184,14 @@ def _blend_spans(size: int, tile: int, overlap: int, multiple: int) -> list[Span
     if size <= tile:
         return _one(size)
     steps = math.ceil((size - aligned) / step)
-    last = math.ceil((size - aligned) / multiple) * multiple
-    starts = [i * last // (steps * multiple) * multiple for i in range(steps + 1)]
+    # no larger than so many tiles need to be: what is beyond the overlap is computed twice for nothing
+    even = math.ceil((size + steps * overlap) / (steps + 1) / multiple) * multiple
+    for length in range(even, aligned + 1, multiple):
+        last = math.ceil((size - length) / multiple) * multiple
+        starts = [i * last // (steps * multiple) * multiple for i in range(steps + 1)]
+        if all(start + length - following >= overlap for start, following in pairwise(starts)):
+            aligned = length
+            break
     stops = [min(start + aligned, size) for start in starts]
 
     weights, total = [], torch.zeros(size, dtype=torch.float64)

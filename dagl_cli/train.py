@@ -79,7 +79,7 @@ def faster_precision(model: nn.Module, config: TrainConfig) -> torch.dtype:
     if config.precision != "auto":
         return {"fp32": torch.float32, "bf16": torch.bfloat16}[config.precision]
     x = torch.rand(config.batch, 64, config.crop // 2, config.crop // 2, device=config.device)
-    layer = nn.Conv2d(64, 64, 3, padding=1).to(config.device, memory_format=torch.channels_last)
+    layer = nn.Conv2d(64, 64, 3, padding=1, device=config.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
         with torch.autocast(config.device, dtype, enabled=dtype != torch.float32):
@@ -97,10 +97,10 @@ def initialise(model: DAGL) -> None:
     """Small initial residuals: every branch that is added to its input starts near zero, the graph at zero."""
     with torch.no_grad():
         for block in model.blocks:
-            block.conv2.weight.mul_(0.1)
+            block.get_parameter("conv2.weight").mul_(0.1)
         for stage in model.stages:
-            stage.merge.weight.zero_()
-            stage.merge.bias.zero_()
+            stage.get_parameter("merge.weight").zero_()
+            stage.get_parameter("merge.bias").zero_()
         model.conv_out.weight.mul_(0.1)
 
 
@@ -156,13 +156,11 @@ def train(
     training, validation = load_photos(config.data, config.channels, config.crop + 8)
     crops = Crops(training, config.task, config.crop, config.batch, config.seed)
     pairs = validation_pairs(validation, config.task)
-    model = model.to(config.device, memory_format=torch.channels_last)
+    model = model.to(config.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
     optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, fused=True)
     precision = faster_precision(model, config)
-    autocast = (
-        torch.autocast(config.device, precision) if precision != torch.float32 else nullcontext()
-    )
+    autocast = torch.autocast(config.device, precision) if precision != torch.float32 else nullcontext()
     step, elapsed, skipped = 0, 0.0, 0
     settings = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()}
     settings["data"] = [folder.name for folder in config.data]
@@ -213,7 +211,7 @@ def train(
 
     if fresh:
         log({"init_from": str(config.init_from), "fresh": fresh})
-    last_save, losses = elapsed, []
+    last_save, losses = elapsed, list[float]()
     clock = time.monotonic() - elapsed
     try:
         while True:
@@ -237,7 +235,7 @@ def train(
             with autocast:
                 restored = model(degraded, None if sigma is None else sigma.to(config.device))
             loss = loss_function(restored, clean)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
             if bool(torch.isfinite(norm)):
                 optimizer.step()

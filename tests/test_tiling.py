@@ -50,7 +50,7 @@ def tilings(draw: st.DrawFn) -> tuple[int, int, int]:
     return tile, overlap, multiple
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(sizes, sizes, tilings(), st.integers(1, 5))
 def test_overlap_blend_of_identity_is_the_image(height: int, width: int, tiling: tuple[int, int, int], batch: int):
     tile, overlap, multiple = tiling
@@ -60,10 +60,11 @@ def test_overlap_blend_of_identity_is_the_image(height: int, width: int, tiling:
     progress: list[tuple[int, int]] = []
 
     result = overlap_blend(
-        recorder, image, tile, overlap, multiple, batch=batch, progress=lambda done, total: progress.append((done, total))
+        recorder, image, tile, overlap, multiple, batch=batch, progress=lambda *counts: progress.append(counts)
     )
 
-    assert result.shape == (1, height, width) and result.dtype == torch.float32
+    assert result.shape == (1, height, width)
+    assert result.dtype == torch.float32
     tolerance = 1e-6 if 2 * overlap <= tile else 5e-6  # up to hundreds of tiles add up at one pixel
     torch.testing.assert_close(result, image[:1], rtol=0, atol=tolerance)
     assert torch.equal(image, original)
@@ -71,7 +72,8 @@ def test_overlap_blend_of_identity_is_the_image(height: int, width: int, tiling:
     # Progress only rises, and reaches the number of pieces; batches are full but for the last of each size.
     assert [done for done, _ in progress] == np.cumsum(recorder.batches).tolist()
     assert {total for _, total in progress} == {len(recorder.pieces)}
-    assert max(recorder.batches) <= batch and sum(b < batch for b in recorder.batches) <= 4
+    assert max(recorder.batches) <= batch
+    assert sum(b < batch for b in recorder.batches) <= 4
 
     # Every pixel is covered, at aligned starts, by tiles of one size but for shorter ones at the far edges.
     assert len(set(recorder.pieces)) == len(recorder.pieces)
@@ -85,12 +87,15 @@ def test_overlap_blend_of_identity_is_the_image(height: int, width: int, tiling:
         if size <= tile:
             assert spans == [(0, size)]
             continue
-        aligned = tile // multiple * multiple
+        aligned = spans[0][1] - spans[0][0]
+        assert aligned <= tile
+        assert aligned % multiple == 0
         assert all(stop - start == aligned for start, stop in spans[:-1])
         assert aligned - multiple < spans[-1][1] - spans[-1][0] <= aligned
         assert all(before[1] - after[0] >= overlap for before, after in pairwise(spans))
-        step = (aligned - overlap) // multiple * multiple
-        assert len(spans) == 1 + -(-(size - aligned) // step)  # no tile more than needed
+        largest = tile // multiple * multiple
+        step = (largest - overlap) // multiple * multiple
+        assert len(spans) == 1 + -(-(size - largest) // step)  # no tile more than needed
 
 
 def test_tiles_have_one_size_where_the_image_permits():
@@ -99,7 +104,7 @@ def test_tiles_have_one_size_where_the_image_permits():
     assert {(h, w) for _, _, h, w in recorder.pieces} == {(64, 64)}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(20, 90), st.integers(20, 90), st.integers(5, 16), st.integers(24, 48))
 def test_a_local_operator_is_exact_away_from_the_tile_edges(height: int, width: int, overlap: int, tile: int):
     def box(x: Tensor) -> Tensor:
@@ -130,8 +135,9 @@ def test_seams_fade():
         return torch.full_like(x, float(next(values)))
 
     row = overlap_blend(constant, torch.zeros(1, 32, 80), tile=48, overlap=16, multiple=1)[0, 5]
-    assert row[0] == 0 and row[-1] == 1
-    assert (row.diff() >= 0).all() and row.diff().max() < 0.15
+    assert row[[0, -1]].tolist() == [0, 1]
+    assert (row.diff() >= 0).all()
+    assert row.diff().max() < 0.15
 
 
 def test_channels_in_and_out_may_differ():
@@ -141,7 +147,8 @@ def test_channels_in_and_out_may_differ():
 
 
 @pytest.mark.parametrize(
-    ("tile", "overlap", "multiple", "batch"), [(32, 32, 1, 1), (32, 26, 8, 1), (4, 0, 8, 1), (32, -1, 1, 1), (32, 8, 8, 0)]
+    ("tile", "overlap", "multiple", "batch"),
+    [(32, 32, 1, 1), (32, 26, 8, 1), (4, 0, 8, 1), (32, -1, 1, 1), (32, 8, 8, 0)],
 )
 def test_tilings_without_a_step_are_refused(tile: int, overlap: int, multiple: int, batch: int):
     with pytest.raises(UsageError):
@@ -153,7 +160,8 @@ def test_whole_is_one_call():
     progress: list[tuple[int, int]] = []
     image = with_coordinates(13, 1)
     result = whole(recorder, image, progress=lambda *counts: progress.append(counts))
-    assert recorder.pieces == [(0, 0, 13, 1)] and progress == [(1, 1)]
+    assert recorder.pieces == [(0, 0, 13, 1)]
+    assert progress == [(1, 1)]
     assert torch.equal(result, image[:1] + 1)
 
 
@@ -172,7 +180,7 @@ def chop_oracle(restore: Callable[[Tensor], Tensor], x: Tensor, margin: int, max
     height, width = x.shape[-2:]
     up, left = height // 2, width // 2
     h, w = up // 4 * 4 + margin, left // 4 * 4 + margin
-    assert h <= height and w <= width, "the release crashes here"
+    assert (h <= height) & (w <= width), "the release crashes here"
     corners = [x[..., :h, :w], x[..., :h, -w:], x[..., -h:, :w], x[..., -h:, -w:]]
     if h * w < max_pixels:
         corners = [restore(corner) for corner in corners]
@@ -184,10 +192,9 @@ def chop_oracle(restore: Callable[[Tensor], Tensor], x: Tensor, margin: int, max
     return torch.cat([top, bottom], -2)
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.integers(44, 330), st.integers(44, 330), st.sampled_from([24, 12, 25]), st.sampled_from([10_000, 4_000]))
+@settings(max_examples=25, deadline=None)
+@given(st.integers(44, 330), st.integers(44, 330), st.sampled_from([24, 12, 23]), st.sampled_from([10_000, 4_000]))
 def test_chop_is_the_release_to_the_bit(height: int, width: int, margin: int, max_pixels: int):
-    height, width = height + margin % 2, width + margin % 2  # margin 25 crashes the release at 44
     image = torch.rand(2, height, width, dtype=torch.float64)
     expected = chop_oracle(depends_on_position, image[None], margin, max_pixels)[0]
     assert torch.equal(chop(depends_on_position, image, margin, max_pixels), expected)
@@ -199,11 +206,13 @@ def test_chop_of_512_is_256_pieces_of_76():
     recorder = Recorder()
     progress: list[tuple[int, int]] = []
     chop(recorder, with_coordinates(512, 512), batch=16, progress=lambda *counts: progress.append(counts))
-    assert len(recorder.pieces) == 256 and {piece[2:] for piece in recorder.pieces} == {(76, 76)}
-    assert len(progress) == 16 and progress[-1] == (256, 256)
+    assert len(recorder.pieces) == 256
+    assert {piece[2:] for piece in recorder.pieces} == {(76, 76)}
+    assert len(progress) == 16
+    assert progress[-1] == (256, 256)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(sizes, sizes, st.sampled_from([4, 12, 24]), st.sampled_from([1, 500, 10_000]))
 def test_chop_also_takes_what_the_release_cannot(height: int, width: int, margin: int, max_pixels: int):
     image = with_coordinates(height, width)

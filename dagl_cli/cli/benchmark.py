@@ -29,7 +29,7 @@ def benchmark(
     device: Device = "auto",
     precision: Precision = "auto",
     tile: Tile = "auto",
-    overlap: Overlap = 32,
+    overlap: Overlap = None,
     ensemble: Ensemble = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -54,10 +54,11 @@ def benchmark(
             raise UsageError(f"--dataset {name} is unknown: choose one of {', '.join(DATASETS)}")
         restorer = load_model(task, DATASETS[name].channels, model=model, options=options)
         for level in levels:
-            row = evaluate(restorer, data_dir, name, level, limit)
-            rows.append({"model": restorer.name} | asdict(row))
+            result = evaluate(restorer, data_dir, name, level, limit)
+            rows.append({"model": restorer.name} | asdict(result))
             if not quiet:
-                say(f"{name} {level if level is not None else ''}: {row.psnr:.2f} dB (input {row.input_psnr:.2f})")
+                at = "" if level is None else f" {level:g}"
+                say(f"{name}{at}: {result.psnr:.2f} dB (input {result.input_psnr:.2f})")
     if as_json:
         print(json.dumps(rows, indent=2))
         return

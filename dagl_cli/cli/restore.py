@@ -39,8 +39,11 @@ Model = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", envvar="DAGL_DEVICE")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.", envvar="DAGL_PRECISION")]
-Tile = Annotated[str, typer.Option(help="Side of the tiles in pixels, or auto.", envvar="DAGL_TILE")]
-Overlap = Annotated[int, typer.Option(help="Pixels that neighbouring tiles share.", envvar="DAGL_OVERLAP")]
+Tile = Annotated[str, typer.Option(help="Largest side of the tiles in pixels, or auto.", envvar="DAGL_TILE")]
+Overlap = Annotated[
+    int | None,
+    typer.Option(help="Pixels that neighbouring tiles share; default: the model's.", envvar="DAGL_OVERLAP"),
+]
 Ensemble = Annotated[
     bool, typer.Option("-x", "--ensemble", help="Average over 8 flips and rotations: 8 times slower, a little better.")
 ]
@@ -68,7 +71,7 @@ def denoise(
     device: Device = "auto",
     precision: Precision = "auto",
     tile: Tile = "auto",
-    overlap: Overlap = 32,
+    overlap: Overlap = None,
     ensemble: Ensemble = False,
     strength: Strength = 1.0,
     max_pixels: MaxPixels = MAX_PIXELS,
@@ -98,7 +101,7 @@ def dejpeg(
     device: Device = "auto",
     precision: Precision = "auto",
     tile: Tile = "auto",
-    overlap: Overlap = 32,
+    overlap: Overlap = None,
     ensemble: Ensemble = False,
     strength: Strength = 1.0,
     max_pixels: MaxPixels = MAX_PIXELS,
@@ -129,7 +132,7 @@ def demosaic(
     device: Device = "auto",
     precision: Precision = "auto",
     tile: Tile = "auto",
-    overlap: Overlap = 32,
+    overlap: Overlap = None,
     ensemble: Ensemble = False,
     max_pixels: MaxPixels = MAX_PIXELS,
     strip_metadata: Strip = False,
@@ -220,7 +223,7 @@ def plan(paths: list[Path], output: Path | None, suffix: str) -> list[Job]:
         if target in sources:
             raise UsageError(f"{job.target} is an input and is never overwritten: choose another output or --suffix")
         if target in targets:
-            raise UsageError(f"{targets[target]} and {job.source} would both become {job.target}: use different folders")
+            raise UsageError(f"{targets[target]} and {job.source} would both become {job.target}: choose other folders")
         targets[target] = job.source
     return jobs
 
@@ -315,7 +318,7 @@ def do(job: Job, restorer: FileRestorer, overwrite: bool, tiles: Any) -> Row:
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise DaglError(f"{target.parent}: cannot make this folder ({error.strerror}): choose another") from None
+                raise DaglError(f"{target.parent}: cannot make the folder ({error.strerror})") from None
         report = restorer(
             source, target, name="stdin" if job.source == STDIO else None, overwrite=overwrite, progress=tiles
         )

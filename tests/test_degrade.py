@@ -1,0 +1,210 @@
+"""Degradations against the authors' own pixels; the estimators against known truth."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from conftest import shared
+from PIL import Image
+
+from dagl_cli.degrade import (
+    BAYER_PATTERNS,
+    bayer_masks,
+    bayer_mosaic,
+    camera_noise,
+    camera_noise_levels,
+    estimate_jpeg_quality,
+    estimate_sigma,
+    gaussian_noise,
+    jpeg,
+    paper_noise,
+)
+from dagl_cli.errors import UsageError
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+# --- applied ---
+
+
+@pytest.mark.parametrize("quality", [10, 20, 30, 40])
+@pytest.mark.parametrize("dataset", ["Classic5", "LIVE1"])
+def test_jpeg_gives_the_authors_pixels(dataset: str, quality: int):
+    paths = sorted(shared(f"testsets/{dataset}").glob("*.bmp"))
+    assert len(paths) == {"Classic5": 5, "LIVE1": 29}[dataset]
+    for path in paths:
+        theirs = np.asarray(Image.open(shared(f"testsets/{dataset}/lr_{quality}/{path.stem}.jpeg")).convert("L"))
+        assert np.array_equal(jpeg(np.asarray(Image.open(path)), quality), theirs), path.name
+
+
+def test_paper_noise_is_the_release_s_draw():
+    """torch.manual_seed(1), then torch.FloatTensor(1, 1, H, W).normal_(0, sigma / 255), and the seed is left alone."""
+    torch.manual_seed(1)
+    expected = torch.FloatTensor(1, 1, 20, 30).normal_(0, 25 / 255)
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    assert torch.equal(paper_noise(torch.zeros(1, 1, 20, 30), 25), expected)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_gaussian_noise_takes_one_level_per_image():
+    sigma = torch.tensor([0.0, 10, 50]).view(3, 1, 1, 1)
+    noisy = gaussian_noise(torch.full((3, 1, 200, 200), 0.5), sigma, seeded())
+    assert torch.all(noisy[0] == 0.5)
+    torch.testing.assert_close(noisy.std((1, 2, 3)) * 255, sigma.flatten(), rtol=0.03, atol=0)
+    assert noisy.max() > 1  # not clipped
+    assert torch.equal(noisy, gaussian_noise(torch.full((3, 1, 200, 200), 0.5), sigma, seeded()))
+
+
+@pytest.mark.parametrize("pattern", BAYER_PATTERNS)
+def test_bayer_mosaic_keeps_one_colour_per_pixel_in_the_named_order(pattern: str):
+    x = torch.rand(2, 3, 5, 7) + 0.1
+    mosaic = bayer_mosaic(x, pattern)
+    for row in range(5):
+        for column in range(7):
+            colour = "RGB".index(pattern[row % 2 * 2 + column % 2])
+            assert torch.equal(mosaic[:, colour, row, column], x[:, colour, row, column])
+            assert mosaic[:, :, row, column].count_nonzero() == 2  # one of three, in both images
+    with pytest.raises(UsageError, match="RGBG"):
+        bayer_masks(4, 4, "RGBG")
+
+
+# --- camera noise ---
+
+
+def to_linear(x: torch.Tensor) -> torch.Tensor:
+    return torch.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
+
+
+def test_camera_noise_without_noise_is_the_image():
+    x = torch.rand(2, 3, 9, 12, generator=seeded())
+    torch.testing.assert_close(camera_noise(x, 0.0, 0.0), x, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("pattern", BAYER_PATTERNS)
+@pytest.mark.parametrize("light", [0.2, 0.5])
+def test_camera_noise_has_the_raw_variance_where_a_sample_was_measured(light: float, pattern: str):
+    """Linear variance shot * light + read at measured samples; half (red, blue) or a quarter next to them."""
+    shot, read = 4e-3, 1e-4
+    srgb = 1.055 * light ** (1 / 2.4) - 0.055
+    noise = to_linear(camera_noise(torch.full((1, 3, 400, 400), srgb), shot, read, pattern, seeded())) - light
+    masks = bayer_masks(400, 400, pattern)
+    variance = shot * light + read
+    for colour in range(3):
+        measured = noise[0, colour][masks[colour]]
+        assert measured.var().item() == pytest.approx(variance, rel=0.05)
+        assert abs(measured.mean().item()) < 4 * (variance / measured.numel()) ** 0.5
+    between_greens = noise[0, 1][~masks[1]]  # mean of four measured neighbours
+    assert between_greens.var().item() == pytest.approx(variance / 4, rel=0.05)
+    diagonal_of_reds = noise[0, 0][masks[2]]  # likewise
+    assert diagonal_of_reds.var().item() == pytest.approx(variance / 4, rel=0.05)
+
+
+def test_camera_noise_is_seeded_clipped_and_correlated():
+    x = torch.rand(4, 3, 64, 64, generator=seeded())
+    shot, read = camera_noise_levels(4, seeded(3))
+    noisy = camera_noise(x, shot, read, generator=seeded(5))
+    assert noisy.shape == x.shape
+    assert 0 <= noisy.min() < noisy.max() <= 1
+    assert torch.equal(noisy, camera_noise(x, shot, read, generator=seeded(5)))
+    assert not torch.equal(noisy, camera_noise(x, shot, read, generator=seeded(6)))
+    flat = torch.full((1, 3, 200, 200), 0.5)
+    red = (camera_noise(flat, 0.01, 0.0, generator=seeded()) - flat)[0, 0]
+    neighbours = torch.corrcoef(torch.stack([red[:, :-1].flatten(), red[:, 1:].flatten()]))[0, 1]
+    assert neighbours > 0.4
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (2, 3)])
+def test_camera_noise_takes_any_size(size: tuple[int, int]):
+    noisy = camera_noise(torch.full((2, 3, *size), 0.5), 0.01, 1e-4, generator=seeded())
+    assert noisy.shape == (2, 3, *size)
+    assert (noisy != 0.5).all()  # every colour gets noise, also where its samples lie outside
+
+
+def test_camera_noise_levels_follow_the_published_line():
+    shot, read = camera_noise_levels(4000, seeded())
+    assert shot.shape == read.shape == (4000, 1, 1, 1)
+    assert 1e-4 <= shot.min() < 1.1e-4
+    assert 0.0115 < shot.max() <= 0.012
+    residual = read.log() - (2.18 * shot.log() + 1.2)
+    assert abs(residual.mean()) < 0.02
+    assert residual.std().item() == pytest.approx(0.26, rel=0.05)
+
+
+# --- estimated ---
+
+
+@pytest.mark.parametrize("clipped", [False, True])
+@pytest.mark.parametrize("sigma", [10, 25, 50])
+@pytest.mark.parametrize(("dataset", "mode"), [("Kodak24", "RGB"), ("BSD68", "L")])
+def test_estimate_sigma_is_within_ten_percent_on_average(dataset: str, mode: str, sigma: int, clipped: bool):
+    errors = []
+    for path in sorted(shared(f"testsets/{dataset}").glob("*.png"))[::6]:
+        clean = np.asarray(Image.open(path).convert(mode), np.float32) / 255
+        noisy = clean + np.random.default_rng(0).normal(0, sigma / 255, clean.shape).astype(np.float32)
+        if clipped:
+            noisy = np.clip(np.round(noisy * 255), 0, 255).astype(np.float32) / 255
+        errors.append(abs(estimate_sigma(noisy) - sigma) / sigma)
+    assert np.mean(errors) < 0.1
+
+
+def test_estimate_sigma_is_low_on_clean_photographs():
+    estimates = [
+        estimate_sigma(np.asarray(Image.open(path).convert("L"), np.float32) / 255)
+        for path in sorted(shared("testsets/BSD68").glob("*.png"))[::6]
+    ]
+    assert np.median(estimates) < 2.5
+
+
+@pytest.mark.parametrize("sigma", [0, 1, 5, 20, 60])
+@pytest.mark.parametrize("shape", [(16, 200), (40, 40, 1), (70, 90, 3), (900, 1200)])
+def test_estimate_sigma_of_noise_on_a_slope(shape: tuple[int, ...], sigma: int):
+    slope = np.linspace(0.3, 0.7, shape[1]).reshape(-1, *[1] * (len(shape) - 2))
+    noisy = slope + np.random.default_rng(1).normal(0, sigma / 255, shape)
+    assert estimate_sigma(noisy.astype(np.float32)) == pytest.approx(sigma, rel=0.15, abs=0.01)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 500, 1), (7, 7), (8, 8, 3)])
+def test_estimate_sigma_takes_any_size(shape: tuple[int, ...]):
+    assert estimate_sigma(np.full(shape, 0.5, np.float32)) == 0.0
+
+
+def test_estimate_sigma_sees_no_noise_in_a_drawing():
+    page = np.ones((300, 400), np.float32)
+    page[40:60, 30:350:3] = page[100:200, 50:52] = 0
+    assert estimate_sigma(page) == 0.0
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_estimate_jpeg_quality_is_exact_for_standard_tables(mode: str):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)).convert(mode)
+    for quality in range(1, 101):
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=quality)
+        assert estimate_jpeg_quality(Image.open(buffer).quantization) == quality
+
+
+def test_estimate_jpeg_quality_reads_the_authors_files():
+    for quality in (10, 20, 30, 40):
+        with Image.open(shared(f"testsets/Classic5/lr_{quality}/lena.jpeg")) as image:
+            assert estimate_jpeg_quality(image.quantization) == quality
+
+
+def test_estimate_jpeg_quality_of_other_tables_is_the_nearest():
+    # Annex K's luminance table, row 0, is 16 11 10 16 24 40 51 61: quality 50 by definition.
+    buffer = io.BytesIO()
+    Image.new("L", (8, 8)).save(buffer, "JPEG", quality=50)
+    standard = Image.open(buffer).quantization[0]
+    assert list(standard[:8]) == [16, 11, 10, 16, 24, 40, 51, 61]
+    assert estimate_jpeg_quality({0: [step + 1 for step in standard]}) in range(46, 50)
+    flat = [estimate_jpeg_quality({0: [step] * 64, 1: [step] * 64}) for step in (200, 60, 17, 5, 1)]
+    assert flat == sorted(set(flat))  # finer steps, higher quality
+    assert flat[-1] == 100
+    assert estimate_jpeg_quality({2: standard}) == 50
+    assert estimate_jpeg_quality({}) is None
+    assert estimate_jpeg_quality(None) is None
