@@ -83,6 +83,8 @@ class Crops:
             return _to_tensor([d for _, d in pairs]), clean, None
         if self.task == "demosaic":
             return degrade.bayer_mosaic(clean), clean, None
+        if self.task == "real":
+            return self._camera(clean), clean, None
         sigma = torch.rand(self.batch_size, generator=self.generator) * 75
         noisy = degrade.gaussian_noise(clean, sigma.view(-1, 1, 1, 1), self.generator)
         # a quarter as an 8-bit file would have it
@@ -107,6 +109,16 @@ class Crops:
         y, x = self.random.integers(margin, size=2)
         window = slice(y, y + self.size), slice(x, x + self.size)
         return crop[window], compressed.reshape(crop.shape)[window]
+
+    def _camera(self, clean: Tensor) -> Tensor:
+        """Camera noise at a random ISO, as an 8-bit file; half of the files JPEGs of quality 75-98."""
+        shot, read = degrade.camera_noise_levels(len(clean), self.generator)
+        pattern = degrade.BAYER_PATTERNS[self.random.integers(4)]
+        noisy = degrade.camera_noise(clean, shot, read, pattern, self.generator)
+        files = list((noisy * 255).round().byte().permute(0, 2, 3, 1).numpy())
+        for i in range(0, len(files), 2):
+            files[i] = degrade.jpeg(np.ascontiguousarray(files[i]), int(self.random.integers(75, 99)))
+        return _to_tensor(files)
 
     def _compress(self, pixels: np.ndarray) -> np.ndarray:
         """Quality 5-95, more often low than high; one in five compressed twice on shifted grids."""

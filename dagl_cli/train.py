@@ -128,6 +128,8 @@ def validation_pairs(photos: Photos, task: str) -> list[tuple[Tensor, Tensor, fl
             degraded = torch.from_numpy(jpeg.reshape(pixels.shape).copy()).permute(2, 0, 1)[None].float() / 255
         elif task == "demosaic":
             degraded = degrade.bayer_mosaic(clean)
+        elif task == "real":
+            degraded = degrade.camera_noise(clean, 0.004, 1e-4, generator=torch.Generator().manual_seed(1))
         else:
             sigma, degraded = 25.0, degrade.paper_noise(clean, 25.0)
         pairs.append((degraded, clean, sigma))
