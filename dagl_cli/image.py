@@ -34,6 +34,8 @@ from .errors import ImageError
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
+MAX_PIXELS = 200_000_000
+"""Larger images are refused unless the user allows them: they may be decompression bombs."""
 SUFFIXES = {
     ".png": "PNG",
     ".jpg": "JPEG",
@@ -110,7 +112,7 @@ def is_image_path(path: Path | str) -> bool:
     return Path(path).suffix.lower() in SUFFIXES
 
 
-def read(source: Path | str | bytes, *, name: str | None = None, max_pixels: int = 200_000_000) -> Image:
+def read(source: Path | str | bytes, *, name: str | None = None, max_pixels: int = MAX_PIXELS) -> Image:
     """The image in a file, or in the bytes of one. Its format is found from the content, never from the name.
 
     Pixels are the file's levels / 255 or / 65535. Palette images become RGB, 1-bit images gray. Orientation is
@@ -141,7 +143,7 @@ def read(source: Path | str | bytes, *, name: str | None = None, max_pixels: int
 
 
 def write(
-    image: Image,
+    image: Image | bytes,
     target: Path | str | BinaryIO,
     *,
     format: str | None = None,
@@ -153,6 +155,7 @@ def write(
     Levels are clipped and rounded to nearest. JPEG is quality 95 without chroma subsampling, so that a restored
     image gets no new artifacts; WebP is lossless; TIFF keeps its compression if that is lossless.
 
+    image: what to encode; or the bytes of a file, which are written as they are.
     target: a path, whose folder exists. The data goes to a temporary file beside it, which is then renamed.
     format: one of the values of `SUFFIXES`; by default the target's suffix decides, for a stream `image.format`.
     strip_metadata: leaves out EXIF, XMP, text and resolution. What defines the colours (ICC) always stays.
@@ -160,31 +163,24 @@ def write(
     Raises ImageError: the format cannot hold the bit depth or the alpha channel, the pixels are not finite, the
     target exists, or the system refuses to write.
     """
-    path = Path(target) if isinstance(target, (str, Path)) else None
-    name = str(path) if path else str(getattr(target, "name", "the stream"))
-    try:
-        if path:
-            _check_target(path, overwrite)
-        format = format or (SUFFIXES.get(path.suffix.lower()) if path else image.format)
-        if format not in _LONGEST_SIDE:
-            kind = format or (path.suffix if path else "")
-            raise ImageError(f"'{kind}' is not a format that dagl writes: choose one of {', '.join(SUFFIXES)}")
-        with _quiet():
-            data = _encode(image, format, strip_metadata)
-        if path:
-            _write_file(path, data, overwrite)
+    with _write_errors(target):
+        data: bytes | memoryview
+        if isinstance(image, bytes):
+            data = image
         else:
-            target.write(data)  # type: ignore[union-attr]
-    except ImageError as error:
-        raise ImageError(f"cannot write {name}: {error}") from None
-    except FileExistsError as error:
-        raise ImageError(f"cannot write {name}: it exists: use --overwrite to replace it") from error
-    except OSError as error:
-        raise ImageError(f"cannot write {name}: {_one_line(error)}") from error
-    except MemoryError as error:
-        raise ImageError(f"cannot write {name}: it does not fit into memory: make it smaller") from error
-    except Exception as error:
-        raise ImageError(f"cannot write {name} as {format}: {_one_line(error)}: choose .png or .tif") from error
+            format = _checked_format(image, target, format, overwrite)
+            with _quiet():
+                data = _encode(image, format, strip_metadata)
+        if isinstance(target, (str, Path)):
+            _write_file(Path(target), data, overwrite)
+        else:
+            target.write(data)
+
+
+def check_target(image: Image, target: Path | str | BinaryIO, *, overwrite: bool = False) -> None:
+    """Raises now what `write` would raise for this image's format, depth, alpha or size, or for this target."""
+    with _write_errors(target):
+        _checked_format(image, target, None, overwrite)
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -450,23 +446,48 @@ def _upright(exif: bytes) -> tuple[bytes | None, int]:
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def _check_target(path: Path, overwrite: bool) -> None:
-    """Fails before the work of encoding; `_write_file` checks again without a race."""
-    if path.is_dir():
-        raise ImageError("it is a folder: name a file")
-    if not path.parent.is_dir():
-        raise ImageError(f"the folder {path.parent} does not exist: create it first")
-    if not overwrite and os.path.lexists(path):
-        raise FileExistsError
+@contextmanager
+def _write_errors(target: Path | str | BinaryIO) -> Iterator[None]:
+    """Turns every failure into one ImageError that names the target."""
+    name = str(target if isinstance(target, (str, Path)) else getattr(target, "name", "the stream"))
+    try:
+        yield
+    except ImageError as error:
+        raise ImageError(f"cannot write {name}: {error}") from None
+    except FileExistsError as error:
+        raise ImageError(f"cannot write {name}: it exists: use --overwrite to replace it") from error
+    except OSError as error:
+        raise ImageError(f"cannot write {name}: {_one_line(error)}") from error
+    except MemoryError as error:
+        raise ImageError(f"cannot write {name}: it does not fit into memory: make it smaller") from error
+    except Exception as error:
+        raise ImageError(f"cannot write {name}: {_one_line(error)}: choose .png or .tif") from error
 
 
-def _encode(image: Image, format: str, strip_metadata: bool) -> bytes | memoryview:
+def _checked_format(image: Image, target: Path | str | BinaryIO, format: str | None, overwrite: bool) -> str:
+    """The format to write, if target and format can take the image. `_write_file` checks again without a race."""
+    if isinstance(target, (str, Path)):
+        path = Path(target)
+        if path.is_dir():
+            raise ImageError("it is a folder: name a file")
+        if not path.parent.is_dir():
+            raise ImageError(f"the folder {path.parent} does not exist: create it first")
+        if not overwrite and os.path.lexists(path):
+            raise FileExistsError
+        format = format or SUFFIXES.get(path.suffix.lower(), path.suffix)
+    format = format if format is not None else image.format
+    if format not in _LONGEST_SIDE:
+        raise ImageError(f"'{format}' is not a format that dagl writes: choose one of {', '.join(SUFFIXES)}")
     if image.depth == 16 and format not in ("PNG", "TIFF"):
         raise ImageError(f"the image has 16 bits per sample and {format} holds 8: choose .png or .tif")
     if image.alpha is not None and format in ("JPEG", "BMP"):
         raise ImageError(f"the image has an alpha channel and {format} holds none: choose .png, .tif or .webp")
     if max(image.pixels.shape[:2]) > _LONGEST_SIDE[format]:
         raise ImageError(f"{format} holds at most {_LONGEST_SIDE[format]} pixels a side: choose .png or .tif")
+    return format
+
+
+def _encode(image: Image, format: str, strip_metadata: bool) -> bytes | memoryview:
     levels = _levels(image)
     if format == "WEBP" and levels.shape[2] < 3:  # WebP has no gray
         levels = np.concatenate([levels[..., :1]] * 3 + [levels[..., 1:]], 2)

@@ -15,7 +15,14 @@ from torch import Tensor
 from . import image as images
 from . import tiling, weights
 from .config import TASKS
-from .degrade import BAYER_PATTERNS, PAPER_PATTERN, bayer_mosaic, estimate_jpeg_quality, estimate_sigma
+from .degrade import (
+    BAYER_PATTERNS,
+    PAPER_PATTERN,
+    bayer_masks,
+    bayer_mosaic,
+    estimate_jpeg_quality,
+    estimate_sigma,
+)
 from .errors import DaglError, UsageError
 from .model import DAGL
 
@@ -24,6 +31,12 @@ Warn = Callable[[str], None]
 
 SMALLEST_TILE = 64
 """After running out of memory the tile is halved down to this; then the CPU takes over."""
+HIGHEST_SIGMA = 75.0
+"""The models are trained on noise levels from 0 to this."""
+DEFAULT_PATTERN = "RGGB"
+"""Of the mosaics that users bring: most cameras' pattern."""
+RANGES = {"uint8": 255, "uint16": 65535}
+"""Highest level of the integer types that `restore` takes."""
 CLEAN_SIGMA = 0.7
 """An estimated noise level below this is none (8-bit rounding alone is 0.29): the image is left as it is."""
 CLEAN_QUALITY = 98
@@ -41,7 +54,7 @@ class Options:
     tile: int | None = None
     """Largest side of the tiles in pixels; None: what the model advises (`ModelConfig.tile`)."""
     overlap: int | None = None
-    """Pixels that neighbouring tiles share at least; None: what the model advises, at most half a tile."""
+    """Pixels that neighbouring tiles share at least, up to half a tile; None: what the model advises."""
     ensemble: bool = False
     """Average over the 8 flips and rotations: better by about 0.1 dB, 8 times slower."""
     strength: float = 1.0
@@ -54,8 +67,8 @@ class Options:
             raise UsageError(f"--precision {self.precision} is unknown: choose auto, fp32, bf16 or fp16")
         if self.tile is not None and self.tile < SMALLEST_TILE:
             raise UsageError(f"--tile {self.tile} is too small: use at least {SMALLEST_TILE}")
-        if self.overlap is not None and not 0 <= self.overlap <= (self.tile or SMALLEST_TILE) // 2:
-            raise UsageError(f"--overlap {self.overlap} must be between 0 and half of --tile")
+        if self.overlap is not None and self.overlap < 0:
+            raise UsageError(f"--overlap {self.overlap} must be 0 or more")
         if not 0 <= self.strength <= 1:
             raise UsageError(f"--strength {self.strength} must be between 0 and 1")
         if self.tiling not in ("blend", "whole", "chop"):
@@ -76,6 +89,12 @@ class Restorer:
         self, model: DAGL, options: Options = Options(), name: str = "model", warn: Warn = lambda line: None
     ) -> None:
         self.config, self.name, self.options, self.warn = model.config, name, options, warn
+        if self.config.task == "demosaic" and options.strength != 1:
+            raise UsageError("--strength is not for demosaicing: a mosaic is no image that could be blended in")
+        self.tile = self._first_tile
+        self.overlap = self.config.tile[1] if options.overlap is None else options.overlap
+        if options.overlap is not None and self.overlap > self.tile // 2:
+            raise UsageError(f"--overlap {self.overlap} must be at most half of --tile, which is {self.tile}")
         self.device = pick_device(options.device)
         self.model = model.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -90,23 +109,30 @@ class Restorer:
 
         x: (C, H, W) float32 on the CPU, range [0, 1], C as the model's. For demosaicing x is (1, H, W), the
         sensor's mosaic, or (3, H, W), of which the samples that `pattern` measures are used.
-        sigma: noise level on the 0-255 scale, for models with a noise map.
-        Returns (C_out, H, W) float32, clipped to [0, 1]. Out of memory, the tiles shrink, then the CPU takes over.
+        sigma: noise level on the 0-255 scale; only and always for models with a noise map.
+        Returns (C_out, H, W) float32, clipped to [0, 1]. Out of memory, the tiles shrink, then the CPU takes over,
+        for this and all later images.
         """
+        if (sigma is None) == self.config.noise_map:
+            raise UsageError(f"{self.name} {'needs' if self.config.noise_map else 'takes no'} --sigma")
         if self.config.task != "demosaic":
-            self._check(x, sigma)
+            if x.shape[0] != self.config.channels:
+                kind = {1: "gray", 3: "colour"}[self.config.channels]
+                raise DaglError(f"{self.name} is a model for {kind} images, this one has {x.shape[0]} channel(s)")
             run = tiling.ensemble_x8(self._network(sigma)) if self.options.ensemble else self._network(sigma)
-            restored = self._tiled(run, x, progress).clamp_(0, 1)
-            return x.lerp(restored, self.options.strength) if self.options.strength < 1 else restored
+            restored = self._tiled(run, x, progress)
+            return (x.lerp(restored, self.options.strength) if self.options.strength < 1 else restored).clamp_(0, 1)
         if pattern not in BAYER_PATTERNS:
             raise UsageError(f"--pattern {pattern} is unknown: choose one of {', '.join(BAYER_PATTERNS)}")
         mosaic = bayer_mosaic(x.expand(3, -1, -1)[None], pattern)[0]
         if not self.options.ensemble:
             return self._demosaic(mosaic, pattern, progress)
         total = torch.zeros_like(mosaic)
+        height, width = mosaic.shape[-2:]
+        colours = bayer_masks(height, width, pattern).int().argmax(0)  # (H, W): 0, 1, 2 for R, G, B
         for i in range(8):  # a turned mosaic has another pattern: each is restored as what it is
             turned = _turn(mosaic, i)
-            seen = "".join("RGB"[c] for c in _turn(_colours(pattern, *mosaic.shape[-2:]), i)[:2, :2].flatten())
+            seen = "".join("RGB"[c] for c in _turn(colours, i)[:2, :2].flatten())
             step = None if progress is None else lambda d, n, i=i: progress(i * n + d, 8 * n)
             total += _turn_back(self._demosaic(turned, seen, step), i)
         return total / 8
@@ -116,15 +142,9 @@ class Restorer:
         height, width = mosaic.shape[-2:]
         left, top = pattern in ("RGGB", "GBRG"), pattern in ("BGGR", "GBRG")
         if height < 2 or width < 2:
-            raise UsageError(f"a mosaic of {width}x{height} pixels does not hold a whole Bayer cell")
+            raise DaglError(f"a mosaic of {width}x{height} pixels does not hold a whole Bayer cell")
         padded = F.pad(mosaic[None], (int(left), 0, int(top), 0), mode="reflect")[0]
         return self._tiled(self._network(None), padded, progress).clamp_(0, 1)[:, int(top) :, int(left) :]
-
-    def _check(self, x: Tensor, sigma: float | None) -> None:
-        if x.shape[0] != self.config.channels:
-            raise UsageError(f"{self.name} takes {self.config.channels} channel(s), the image has {x.shape[0]}")
-        if (sigma is None) == self.config.noise_map:
-            raise UsageError(f"{self.name} {'needs' if self.config.noise_map else 'takes no'} --sigma")
 
     def _network(self, sigma: float | None) -> tiling.Restorer:
         def run(batch: Tensor) -> Tensor:
@@ -142,37 +162,46 @@ class Restorer:
         chosen = auto if self.options.precision == "auto" else self.options.precision
         return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[chosen]
 
+    @property
+    def _first_tile(self) -> int:
+        return self.options.tile or self.config.tile[0]
+
     def _tiled(self, run: tiling.Restorer, x: Tensor, progress: Progress | None) -> Tensor:
-        if self.options.tiling == "whole":
-            return tiling.whole(run, x, progress=progress)
-        if self.options.tiling == "chop":
-            return tiling.chop(run, x, margin=12 if self.config.task == "demosaic" else 24, progress=progress)
-        advised, overlap = self.config.tile
-        first = tile = self.options.tile or advised
-        overlap = overlap if self.options.overlap is None else self.options.overlap
         while True:
             try:
-                overlap = min(overlap, tile // 2)
-                return tiling.overlap_blend(run, x, tile, overlap, self.config.multiple, progress=progress)
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if self.options.tiling == "whole":
+                    return tiling.whole(run, x, progress=progress)
+                if self.options.tiling == "chop":
+                    return tiling.chop(run, x, margin=12 if self.config.task == "demosaic" else 24, progress=progress)
+                overlap = min(self.overlap, self.tile // 2)
+                return tiling.overlap_blend(run, x, self.tile, overlap, self.config.multiple, progress=progress)
+            except (RuntimeError, MemoryError) as error:
                 if not _is_out_of_memory(error):
                     raise
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-            if tile > SMALLEST_TILE:
-                tile = max(SMALLEST_TILE, tile // 2)
-                self.warn(f"out of memory on {self.device}: trying again with --tile {tile}")
-            elif self.device.type != "cpu":
-                self.device = torch.device("cpu")
-                self.model = self.model.to("cpu")
-                tile = first
-                self.warn("out of memory even with small tiles: going on with --device cpu")
-            else:
-                raise DaglError("out of memory with the smallest tiles on the CPU: close other programs")
+            self._need_less_memory()
+
+    def _need_less_memory(self) -> None:
+        """Smaller tiles, or else the CPU. Raises DaglError when there is nothing left to try."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self.options.tiling != "blend":
+            raise DaglError(f"out of memory on {self.device}: --tiling blend takes less")
+        if self.tile > SMALLEST_TILE:
+            self.tile = max(SMALLEST_TILE, self.tile // 2)
+            self.warn(f"out of memory on {self.device}: trying again with --tile {self.tile}")
+        elif self.device.type != "cpu":
+            self.device = torch.device("cpu")
+            self.model = self.model.to("cpu")
+            self.tile = self._first_tile
+            self.warn("out of memory even with small tiles: going on with --device cpu")
+        else:
+            raise DaglError("out of memory with the smallest tiles on the CPU: close other programs")
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+    """CUDA, MPS, cuDNN and the CPU allocator each say it in their own way; numpy raises MemoryError."""
+    said = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, MemoryError) or any(words in str(error) for words in said)
 
 
 def pick_device(name: str) -> torch.device:
@@ -181,10 +210,12 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        if device.type in ("cpu", "cuda", "mps"):
+            torch.empty(1, device=device)
+            return device
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise UsageError(f"--device {name} is not available on this machine: use --device auto or cpu") from None
-    return device
+        pass
+    raise UsageError(f"--device {name} is not available on this machine: use --device auto or cpu")
 
 
 def load_model(
@@ -199,18 +230,24 @@ def load_model(
 
     Args:
         task: 'denoise', 'real', 'dejpeg' or 'demosaic'.
-        channels: 1 for gray, 3 for colour.
+        channels: 1 for gray, 3 for colour; 'real' and 'demosaic' have colour models only.
         model: a bundled name (see `dagl weights list`) or a path; None: the best bundled one for task and channels.
         options: device, precision, tiles.
+        warn: called with one line when another model stands in, tiles must shrink, or the CPU takes over.
 
+    As long as there is no model for 'real', the Gaussian denoiser stands in for it.
     Raises UsageError for an unknown task, WeightsError (exit code 4) when no weights fit.
     """
     if task not in TASKS:
         raise UsageError(f"task '{task}' is unknown: choose one of {', '.join(TASKS)}")
-    path = weights.resolve(None if model is None else str(model), task, channels)
+    if channels not in (1, 3):
+        raise UsageError(f"channels must be 1 (gray) or 3 (colour), not {channels}")
+    if task == "real" and model is None and not (weights.folder() / "real-color.safetensors").is_file():
+        warn("there is no camera-noise model yet: the Gaussian denoiser runs at the estimated noise level")
+        task = "denoise"
+    path = weights.resolve(None if model is None else str(model), task, max(channels, min(TASKS[task].channels)))
     network, _ = weights.load(path)
-    if network.config.task != task:
-        raise UsageError(f"--model {path}: made for {network.config.task}, not for {task}")
+    _check_task(network.config.task, task, str(path))
     return Restorer(network, options, path.stem, warn)
 
 
@@ -219,7 +256,7 @@ def restore(
     task: str = "denoise",
     *,
     sigma: float | None = None,
-    pattern: str = PAPER_PATTERN,
+    pattern: str = DEFAULT_PATTERN,
     model: str | Path | Restorer | None = None,
     options: Options = Options(),
 ) -> np.ndarray | Tensor:
@@ -227,70 +264,71 @@ def restore(
 
     Args:
         image: NumPy array (H, W), (H, W, 1) or (H, W, 3), uint8, uint16 (0-65535) or float in [0, 1]; or torch tensor
-            (C, H, W), float in [0, 1].
+            (1, H, W) or (3, H, W), float in [0, 1]. It is not changed.
         task: 'denoise', 'real', 'dejpeg' or 'demosaic'.
         sigma: noise level on the 0-255 scale whatever the dtype; None: estimated. Only for 'denoise' and 'real'.
         pattern: Bayer pattern of a mosaic, read from the top left: 'RGGB', 'BGGR', 'GRBG' or 'GBRG'.
         model: a name, a path, or what `load_model` returned (then `options` is not used).
 
-    Returns the same kind, dtype and range; (H, W, 3) for demosaicing.
+    Returns the same kind, dtype and range, clipped to it; (H, W, 3) or (3, H, W) for demosaicing.
     Raises UsageError for NaN, wrong shapes or ranges.
     """
-    if isinstance(image, Tensor):
-        pixels = image.detach().float().cpu()
-        if pixels.ndim != 3:
-            raise UsageError(f"a tensor must be (C, H, W), not {tuple(image.shape)}")
-    else:
-        if image.ndim not in (2, 3) or image.size == 0:
-            raise UsageError(f"an array must be (H, W) or (H, W, C), not {image.shape}")
-        top = {"uint8": 255, "uint16": 65535}.get(image.dtype.name, 1)
-        if top == 1 and not np.issubdtype(image.dtype, np.floating):
-            raise UsageError(f"an array must be uint8, uint16 or float in [0, 1], not {image.dtype}")
-        floats = image.astype(np.float32) / np.float32(top)
-        pixels = torch.from_numpy(floats.reshape(*image.shape[:2], -1)).permute(2, 0, 1)
-    if pixels.shape[0] not in (1, 3):
-        raise UsageError(f"an image has 1 or 3 channels, not {pixels.shape[0]}: take alpha off first")
-    if not bool(torch.isfinite(pixels).all()) or bool(((pixels < -0.5) | (pixels > 1.5)).any()):
-        raise UsageError("pixel values must be finite and in [0, 1] (a little beyond is fine for noise)")
-
-    channels = 3 if task in ("demosaic", "real") else pixels.shape[0]
-    restorer = model if isinstance(model, Restorer) else load_any(task, channels, model, options)[0]
-    if restorer.config.noise_map and sigma is None:
-        sigma = estimate_sigma(pixels.permute(1, 2, 0).numpy())
+    pixels = _to_tensor(image)
     if sigma is not None:
         check_sigma(sigma)
+    if isinstance(model, Restorer):
+        restorer = model
+        _check_task(restorer.config.task, task, restorer.name)
+    else:
+        restorer = load_model(task, pixels.shape[0], model=model, options=options)
+    if sigma is None and restorer.config.noise_map:
+        sigma = min(estimate_sigma(pixels.permute(1, 2, 0).numpy()), HIGHEST_SIGMA)
     restored = _run(restorer, pixels, sigma, pattern, None)
 
     if isinstance(image, Tensor):
         return restored.to(image.device, image.dtype)
     array = restored.permute(1, 2, 0).numpy()
     array = array if task == "demosaic" else array.reshape(image.shape)
-    return array.astype(image.dtype) if top == 1 else np.rint(array * top).astype(image.dtype)
+    top = RANGES.get(image.dtype.name)
+    return array.astype(image.dtype) if top is None else np.rint(array * top).astype(image.dtype)
 
 
-def load_any(
-    task: str, channels: int, model: str | Path | None, options: Options, warn: Warn = lambda line: None
-) -> tuple[Restorer, str | None]:
-    """(`load_model`, a note or None). `real` runs the colour denoiser as long as it has no model of its own."""
-    if task == "real" and model is None and not (weights.folder() / "real-color.safetensors").is_file():
-        note = "there is no camera-noise model yet: the Gaussian colour denoiser runs at the estimated noise level"
-        return load_model("denoise", 3, options=options, warn=warn), note
-    return load_model(task, channels, model=model, options=options, warn=warn), None
+def _to_tensor(image: np.ndarray | Tensor) -> Tensor:
+    """(C, H, W) float32 on the CPU, from what `restore` takes. Raises UsageError."""
+    shape = tuple(image.shape)
+    if isinstance(image, Tensor):
+        if len(shape) != 3 or shape[0] not in (1, 3) or not image.is_floating_point():
+            raise UsageError(f"a tensor must be (1, H, W) or (3, H, W) of floats, not {shape} of {image.dtype}")
+        pixels = image.detach().to("cpu", torch.float32)
+    else:
+        if len(shape) not in (2, 3) or (*shape, 1)[2] not in (1, 3):
+            raise UsageError(f"an array must be (H, W), (H, W, 1) or (H, W, 3), not {shape}: take alpha off first")
+        top = RANGES.get(image.dtype.name)
+        if top is None and not np.issubdtype(image.dtype, np.floating):
+            raise UsageError(f"an array must be uint8, uint16 or float in [0, 1], not {image.dtype}")
+        floats = np.ascontiguousarray(image, np.float32) / np.float32(top or 1)
+        pixels = torch.from_numpy(floats.reshape(*shape[:2], -1)).permute(2, 0, 1)
+    if pixels.numel() == 0:
+        raise UsageError(f"an image of shape {shape} has no pixels")
+    if not bool(((pixels >= -0.5) & (pixels <= 1.5)).all()):
+        raise UsageError("pixel values must be finite and in [0, 1] (a little beyond is fine for noise)")
+    return pixels
 
 
 def check_sigma(sigma: float) -> None:
-    """Raises UsageError unless 0 <= sigma <= 75, the range that the models are trained on."""
-    if not 0 <= sigma <= 75:
-        raise UsageError(f"--sigma {sigma:g} must be between 0 and 75 (on the 0-255 scale)")
+    """Raises UsageError unless sigma is in the range that the models are trained on."""
+    if not 0 <= sigma <= HIGHEST_SIGMA:
+        raise UsageError(f"--sigma {sigma:g} must be between 0 and {HIGHEST_SIGMA:g} (on the 0-255 scale)")
+
+
+def _check_task(made_for: str, task: str, name: str) -> None:
+    if made_for != task and (made_for, task) != ("denoise", "real"):
+        raise UsageError(f"--model {name}: made for {made_for}, not for {task}")
 
 
 def _run(restorer: Restorer, pixels: Tensor, sigma: float | None, pattern: str, progress: Progress | None) -> Tensor:
     """Fit the image's channels to the model's: gray runs through a colour model as three equal channels."""
-    if restorer.config.task == "demosaic":
-        return restorer(pixels, None, pattern, progress)
-    if not restorer.config.noise_map:
-        sigma = None
-    if pixels.shape[0] == 1 and restorer.config.channels == 3:
+    if restorer.config.task != "demosaic" and pixels.shape[0] < restorer.config.channels:
         return restorer(pixels.expand(3, -1, -1).contiguous(), sigma, pattern, progress).mean(0, keepdim=True)
     return restorer(pixels, sigma, pattern, progress)
 
@@ -311,10 +349,11 @@ class FileRestorer:
     """Restores files of one task; loads each model once, when the first file needs it.
 
     Args:
-        task, model, options: as for `load_model`.
+        task, model, options, warn: as for `load_model`.
         sigma: noise level, None: estimated for every file.
         pattern: Bayer pattern, for demosaicing.
         strip_metadata: leave EXIF and DPI out of the results.
+        max_pixels: larger images are refused before they are decoded.
     """
 
     def __init__(
@@ -323,10 +362,10 @@ class FileRestorer:
         *,
         model: str | None = None,
         sigma: float | None = None,
-        pattern: str = PAPER_PATTERN,
+        pattern: str = DEFAULT_PATTERN,
         options: Options = Options(),
         strip_metadata: bool = False,
-        max_pixels: int | None = None,
+        max_pixels: int = images.MAX_PIXELS,
         warn: Warn = lambda line: None,
     ) -> None:
         if sigma is not None:
@@ -339,13 +378,12 @@ class FileRestorer:
 
     def restorer(self, channels: int) -> Restorer:
         """The model for gray (1) or colour (3) images."""
-        if self.task in ("real", "demosaic"):
+        if self.task == "demosaic":
             channels = 3
         if channels not in self._restorers:
-            restorer, note = load_any(self.task, channels, self.model, self.options, self.warn)
-            if note:
-                self.warn(note)
-            self._restorers[channels] = restorer
+            self._restorers[channels] = load_model(
+                self.task, channels, model=self.model, options=self.options, warn=self.warn
+            )
         return self._restorers[channels]
 
     def __call__(
@@ -354,32 +392,38 @@ class FileRestorer:
         target: Path | BinaryIO,
         *,
         name: str | None = None,
-        format: str | None = None,
         overwrite: bool = False,
         progress: Progress | None = None,
     ) -> Report:
         """Read, restore and write one file; nothing is written unless all of it went well.
 
-        source: a path, or the bytes of a file (`name` is for messages). target: a path, or a binary stream
-        (`format` is then the source's unless given). Raises DaglError.
+        source: a path, or the bytes of a file (`name` is for messages). target: a path, or a binary stream, which
+        gets the source's format. An image that needs nothing is copied byte for byte where that is possible.
+        Raises UsageError or WeightsError for what no file can be restored with, else another DaglError.
         """
-        limit = {} if self.max_pixels is None else {"max_pixels": self.max_pixels}
-        picture = images.read(source, name=name, **limit)
-        report, restored = self._restore(picture, progress)
-        images.write(
-            replace(picture, pixels=restored), target,
-            format=format, strip_metadata=self.strip_metadata, overwrite=overwrite,
-        )  # fmt: skip
+        picture = images.read(source, name=name, max_pixels=self.max_pixels)
+        images.check_target(picture, target, overwrite=overwrite)
+        try:
+            report, restored = self._restore(picture, progress)
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise DaglError("out of memory: close other programs, or make the image smaller") from None
+        result: images.Image | bytes = replace(picture, pixels=restored)
+        same_format = not isinstance(target, Path) or images.SUFFIXES[target.suffix.lower()] == picture.format
+        if report.status == "unchanged" and same_format and not self.strip_metadata:
+            result = source if isinstance(source, bytes) else source.read_bytes()
+        images.write(result, target, strip_metadata=self.strip_metadata, overwrite=overwrite)
         return report
 
     def _restore(self, picture: images.Image, progress: Progress | None) -> tuple[Report, np.ndarray]:
         report, sigma = Report("restored"), self.sigma
         restorer = self.restorer(picture.pixels.shape[-1])
         if self.task in ("denoise", "real") and sigma is None:
-            sigma = report.sigma = estimate_sigma(picture.pixels)
-            if sigma < CLEAN_SIGMA:
-                report.note = f"no noise found (sigma about {sigma:.1f}): left as it is; --sigma decides otherwise"
-            sigma = min(sigma, 75.0)
+            report.sigma = estimate_sigma(picture.pixels)
+            sigma = min(report.sigma, HIGHEST_SIGMA) if restorer.config.noise_map else None
+            if report.sigma < CLEAN_SIGMA:
+                report.note = f"no noise found (sigma {report.sigma:.1f}): left as it is; --sigma decides otherwise"
         elif self.task == "dejpeg":
             report.quality = estimate_jpeg_quality(picture.jpeg_tables)
             if report.quality is not None and report.quality >= CLEAN_QUALITY:
@@ -389,8 +433,6 @@ class FileRestorer:
             return report, picture.pixels
         report.model = restorer.name
         pixels = torch.from_numpy(picture.pixels).permute(2, 0, 1)
-        if not bool(torch.isfinite(pixels).all()):
-            raise DaglError("the image holds NaN or infinite pixels: repair it first")
         restored = _run(restorer, pixels, sigma, self.pattern, progress)
         return report, restored.permute(1, 2, 0).numpy()
 
@@ -403,9 +445,3 @@ def _turn(x: Tensor, i: int) -> Tensor:
 def _turn_back(x: Tensor, i: int) -> Tensor:
     x = torch.rot90(x, -(i % 4), (-2, -1))
     return x.flip(-1) if i >= 4 else x
-
-
-def _colours(pattern: str, height: int, width: int) -> Tensor:
-    """(height, width) of 0, 1, 2: which colour every pixel of the mosaic measures."""
-    cell = torch.tensor([["RGB".index(c) for c in row] for row in (pattern[:2], pattern[2:])])
-    return cell.repeat(height // 2 + 1, width // 2 + 1)[:height, :width]

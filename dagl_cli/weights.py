@@ -60,8 +60,11 @@ def save(path: Path, state: dict[str, Tensor], config: ModelConfig, info: dict[s
     """Write a weight file atomically. `info` is free: how the weights were made, and results."""
     metadata = {"format": FORMAT, "config": json.dumps(config.to_dict()), "info": json.dumps(info)}
     temporary = path.with_name(path.name + ".tmp")
-    save_file({k: v.detach().contiguous().cpu() for k, v in state.items()}, temporary, metadata)
-    os.replace(temporary, path)
+    try:
+        save_file({k: v.detach().contiguous().cpu() for k, v in state.items()}, temporary, metadata)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load(path: Path) -> tuple[DAGL, dict[str, Any]]:
@@ -70,9 +73,12 @@ def load(path: Path) -> tuple[DAGL, dict[str, Any]]:
     Raises WeightsError when the file is missing, not a dagl weight file, or does not fit its configuration.
     """
     config, state, info = _read(path)
-    with torch.device("meta"):
-        model = DAGL(config)
-    model = model.to_empty(device="cpu")
+    try:
+        with torch.device("meta"):
+            model = DAGL(config)
+        model = model.to_empty(device="cpu")
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path}: its configuration is not a network ({_one_line(error)})") from None
     load_strictly(model, state, str(path))
     return model.eval(), info
 
@@ -85,11 +91,16 @@ def _read(path: Path) -> tuple[ModelConfig, dict[str, Tensor], dict[str, Any]]:
             metadata = file.metadata() or {}
             state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: not a readable safetensors file ({error}); download or train it again") from None
+        reason = _one_line(error)
+        raise WeightsError(f"{path}: not a readable safetensors file ({reason}); download or train it again") from None
     if metadata.get("format") != FORMAT:
         raise WeightsError(f"{path}: not a dagl weight file (its metadata lacks format {FORMAT})")
     try:
         config = ModelConfig.from_dict(json.loads(metadata["config"]))
-        return config, state, json.loads(metadata.get("info", "{}"))
+        return config, state, dict(json.loads(metadata.get("info", "{}")))
     except (KeyError, ValueError, TypeError, DaglError) as error:
-        raise WeightsError(f"{path}: its configuration cannot be read ({error})") from None
+        raise WeightsError(f"{path}: its configuration cannot be read ({_one_line(error)})") from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

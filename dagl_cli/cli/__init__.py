@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -28,16 +29,25 @@ class ErrorBoundary(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
         except DaglError as error:
             say(f"Error: {error}", "red")
             raise typer.Exit(error.exit_code) from None
+        except typer.BadParameter as error:
+            say(
+                f"Error: {error.format_message()} (see {error.ctx.command_path if error.ctx else 'dagl'} --help)", "red"
+            )
+            raise typer.Exit(2) from None
         except KeyboardInterrupt:
             say("Interrupted: finished files are kept, running the command again does the rest.", "yellow")
             raise typer.Exit(130) from None
-        except BrokenPipeError:
-            # whoever read our output has gone: nothing to say, and nothing to flush at exit either
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except OSError as error:  # of files they are caught where they arise; this is stdout: full, or its reader gone
+            if not isinstance(error, BrokenPipeError):
+                say(f"Error: {error.filename or 'cannot write to stdout'}: {error.strerror}", "red")
+            with suppress(OSError):  # nothing more to flush at exit
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from None
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..errors import DaglError, UsageError
+from ..errors import DaglError, ImageError, UsageError, WeightsError
 from . import app, errors, say
 
 if TYPE_CHECKING:
@@ -48,7 +50,9 @@ Ensemble = Annotated[
     bool, typer.Option("-x", "--ensemble", help="Average over 8 flips and rotations: 8 times slower, a little better.")
 ]
 Strength = Annotated[float, typer.Option(help="0 (input) to 1 (restored).", envvar="DAGL_STRENGTH")]
-MaxPixels = Annotated[int, typer.Option(help="Refuse larger images (decompression bombs).", envvar="DAGL_MAX_PIXELS")]
+MaxPixels = Annotated[
+    int, typer.Option(min=1, help="Refuse larger images (decompression bombs).", envvar="DAGL_MAX_PIXELS")
+]
 Strip = Annotated[bool, typer.Option("--strip-metadata", help="Leave EXIF and resolution out; colours stay exact.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs (never an input).")]
 Json = Annotated[bool, typer.Option("--json", help="A JSON report on stdout.")]
@@ -85,8 +89,9 @@ def denoise(
     if real and sigma is not None:
         raise UsageError("--real is blind: leave out --sigma, or leave out --real")
     run(
-        "real" if real else "denoise", paths, output, suffix, overwrite, as_json, quiet, dry_run,
-        dict(model=model, sigma=sigma, strip_metadata=strip_metadata, max_pixels=max_pixels),
+        Files(paths, output, suffix, overwrite, as_json, quiet, dry_run),
+        dict(task="real" if real else "denoise", model=model, sigma=sigma, strip_metadata=strip_metadata,
+             max_pixels=max_pixels),
         dict(device=device, precision=precision, tile=parse_tile(tile), overlap=overlap, ensemble=ensemble,
              strength=strength),
     )  # fmt: skip
@@ -113,8 +118,8 @@ def dejpeg(
 ) -> None:
     """Remove JPEG artifacts, at any quality."""
     run(
-        "dejpeg", paths, output, suffix, overwrite, as_json, quiet, dry_run,
-        dict(model=model, strip_metadata=strip_metadata, max_pixels=max_pixels),
+        Files(paths, output, suffix, overwrite, as_json, quiet, dry_run),
+        dict(task="dejpeg", model=model, strip_metadata=strip_metadata, max_pixels=max_pixels),
         dict(device=device, precision=precision, tile=parse_tile(tile), overlap=overlap, ensemble=ensemble,
              strength=strength),
     )  # fmt: skip
@@ -143,8 +148,9 @@ def demosaic(
 ) -> None:
     """Bayer mosaics (one channel, or three with zeros) to RGB."""
     run(
-        "demosaic", paths, output, suffix, overwrite, as_json, quiet, dry_run,
-        dict(model=model, pattern=pattern.upper(), strip_metadata=strip_metadata, max_pixels=max_pixels),
+        Files(paths, output, suffix, overwrite, as_json, quiet, dry_run),
+        dict(task="demosaic", model=model, pattern=pattern.upper(), strip_metadata=strip_metadata,
+             max_pixels=max_pixels),
         dict(device=device, precision=precision, tile=parse_tile(tile), overlap=overlap, ensemble=ensemble),
     )  # fmt: skip
 
@@ -155,6 +161,19 @@ def parse_tile(tile: str) -> int | None:
     if not tile.isdecimal():
         raise UsageError(f"--tile {tile} must be a number of pixels or auto")
     return int(tile)
+
+
+@dataclass
+class Files:
+    """What to read, where to write, and what to say: the same for every command."""
+
+    paths: list[Path]
+    output: Path | None
+    suffix: str
+    overwrite: bool
+    as_json: bool
+    quiet: bool
+    dry_run: bool
 
 
 @dataclass
@@ -170,7 +189,7 @@ class Row:
     """One line of the report."""
 
     input: str
-    output: str
+    output: str | None
     status: str
     """restored, unchanged, skipped (output exists), failed, planned (--dry-run)."""
     seconds: float = 0.0
@@ -180,165 +199,167 @@ class Row:
     message: str | None = None
 
 
-def plan(paths: list[Path], output: Path | None, suffix: str) -> list[Job]:
-    """What to read and where to write; a folder's results mirror its tree.
+def plan(paths: list[Path], output: Path | None, suffix: str) -> tuple[list[Job], list[Row]]:
+    """What to read and where to write, and the folders that cannot be read; results mirror a folder's tree.
 
     `IN OUT` is a pair when there is no -o. Raises UsageError for an output that is an input, or written twice.
     """
     from .. import image
 
-    paths = list(paths)
     if output is None and len(paths) > 2:
         raise UsageError("several inputs need -o FOLDER")
     if output is None and len(paths) == 2:
-        output = paths.pop()
-    jobs = []
-    several = len(paths) > 1 or paths[0].is_dir()
-    if output is not None and several and output != STDIO and output.exists() and not output.is_dir():
-        raise UsageError(f"{output} is a file: the results of several inputs need a folder")
+        paths, output = paths[:1], paths[1]
+    if os.path.basename(suffix) != suffix:
+        raise UsageError(f"--suffix {suffix} must not name a folder: use -o for that")
+    several = len(paths) > 1 or os.path.isdir(paths[0])
+    if several and output == STDIO:
+        raise UsageError("several images cannot go to stdout: give a folder with -o")
+    if several and output and not os.path.isdir(output) and (os.path.lexists(output) or image.is_image_path(output)):
+        raise UsageError(f"{output} is not a folder: the results of several inputs need one")
+    jobs: list[Job] = []
+    failed: list[Row] = []
     for path in paths:
         if path == STDIO:
-            if len(paths) > 1:
+            if several:
                 raise UsageError("- (stdin) cannot be mixed with other inputs")
-            jobs.append(Job(path, STDIO if output is None else output))
-        elif path.is_dir():
-            folder = path.resolve()
-            root = folder.with_name(folder.name + suffix) if output is None else output
-            if len(paths) > 1:
-                root = (output or path.parent) / folder.name
-            for source in files_below(path, root):
-                jobs.append(Job(source, root / source.relative_to(path)))
+            jobs.append(Job(path, output or STDIO))
+        elif os.path.isdir(path):
+            named = Path(os.path.realpath(path)) if path.name in ("", "..") else path
+            if output is None:
+                root = named.parent / (named.name + suffix)
+            else:
+                root = output / named.name if len(paths) > 1 else output
+            sources, unreadable = images_below(path, output or root)
+            jobs += [Job(source, root / source.relative_to(path)) for source in sources]
+            failed += unreadable
         elif output is None:
             jobs.append(Job(path, path.with_name(path.stem + suffix + path.suffix)))
-        elif several or output.is_dir() or (output != STDIO and not output.suffix and not image.is_image_path(output)):
+        elif several or os.path.isdir(output) or (output != STDIO and not output.suffix):
             jobs.append(Job(path, output / path.name))
         else:
             jobs.append(Job(path, output))
-    sources = {job.source.resolve() for job in jobs if job.source != STDIO}
-    targets: dict[Path, Path] = {}
+    sources_seen = {os.path.realpath(job.source) for job in jobs if job.source != STDIO}
+    targets_seen: dict[str, Path] = {}
     for job in jobs:
         if job.target == STDIO:
             continue
-        target = job.target.resolve()
-        if target in sources:
+        target = os.path.realpath(job.target)
+        if target in sources_seen:
             raise UsageError(f"{job.target} is an input and is never overwritten: choose another output or --suffix")
-        if target in targets:
-            raise UsageError(f"{targets[target]} and {job.source} would both become {job.target}: choose other folders")
-        targets[target] = job.source
-    return jobs
+        if target in targets_seen:
+            first = targets_seen[target]
+            raise UsageError(f"{first} and {job.source} would both become {job.target}: choose other folders")
+        targets_seen[target] = job.source
+    return jobs, failed
 
 
-def files_below(folder: Path, results: Path) -> list[Path]:
-    """Every image below a folder, sorted; results of an earlier run that lie inside it are left out.
+def images_below(folder: Path, results: Path) -> tuple[list[Path], list[Row]]:
+    """Every image below a folder, sorted, and the folders that cannot be read.
 
-    Folders that cannot be read are reported and skipped by the caller as failed.
+    Hidden files are left out, and so are results of an earlier run that lie inside the folder.
     """
     from .. import image
 
-    found, unreadable = [], []
-    inside = results.resolve()
-    for root, folders, names in os.walk(folder, onerror=lambda error: unreadable.append(error)):
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and (Path(root) / f).resolve() != inside)
-        found += [Path(root) / n for n in sorted(names) if not n.startswith(".") and image.is_image_path(Path(n))]
-    for error in unreadable:
-        say(f"Warning: {error.filename}: {error.strerror}: skipped", "yellow")
-    if unreadable and not found:
-        raise DaglError(f"{unreadable[0].filename}: {unreadable[0].strerror}: give yourself permission to read it")
-    return found
+    found: list[Path] = []
+    unreadable: list[OSError] = []
+    inside = os.path.realpath(results)
+    for root, folders, names in os.walk(folder, onerror=unreadable.append):
+        folders[:] = sorted(
+            f for f in folders if not f.startswith(".") and os.path.realpath(os.path.join(root, f)) != inside
+        )
+        found += [Path(root, n) for n in sorted(names) if not n.startswith(".") and image.is_image_path(n)]
+    return found, [
+        Row(error.filename, None, "failed", message=f"cannot read {error.filename}: {error.strerror}: make it readable")
+        for error in unreadable
+    ]
 
 
-def run(
-    task: str,
-    paths: list[Path],
-    output: Path | None,
-    suffix: str,
-    overwrite: bool,
-    as_json: bool,
-    quiet: bool,
-    dry_run: bool,
-    settings: dict[str, Any],
-    options: dict[str, Any],
-) -> None:
-    """Plan, restore file by file, report. Exits with 3 when some files failed, 1 when all did."""
-    jobs = plan(paths, output, suffix)
-    if not jobs:
-        raise DaglError(f"{paths[0]}: no images in this folder (PNG, JPEG, TIFF, BMP or WebP)")
-    if jobs[0].target == STDIO and as_json:
+def run(files: Files, settings: dict[str, Any], options: dict[str, Any]) -> None:
+    """Plan, restore file by file, report. Exits with 3 when some files failed, 1 when all did.
+
+    settings and options: arguments of `FileRestorer` and `Options`.
+    """
+    jobs, rows = plan(files.paths, files.output, files.suffix)
+    if not jobs and not rows:
+        raise DaglError(f"{files.paths[0]}: no images in this folder (PNG, JPEG, TIFF, BMP or WebP)")
+    if jobs and jobs[0].target == STDIO and files.as_json:
         raise UsageError("--json and an image cannot both go to stdout: give an output file")
     from ..pipeline import FileRestorer, Options
 
     def warn(line: str) -> None:
-        if not quiet:
+        if not files.quiet:
             say(f"Note: {line}", "yellow")
 
-    restorer = FileRestorer(task, options=Options(**options), warn=warn, **settings)
-    rows: list[Row] = []
+    restorer = FileRestorer(**settings, options=Options(**options), warn=warn)
+    for row in rows:
+        tell(row, files.quiet)
     with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        console=errors, transient=True, disable=quiet or not errors.is_terminal,
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        console=errors, transient=True, disable=files.quiet or not errors.is_terminal,
     ) as progress:  # fmt: skip
-        files = progress.add_task("files", total=len(jobs)) if len(jobs) > 1 else None
+        batch = progress.add_task("files", total=len(jobs), visible=len(jobs) > 1)
         tiles = progress.add_task("tiles", total=None)
+
+        def show(done: int, total: int) -> None:
+            progress.update(tiles, completed=done, total=total)
+
         for job in jobs:
-            progress.reset(tiles, description=job.source.name.replace("[", "\\["))
-            row = Row(str(job.source), str(job.target), "planned")
-            if not dry_run:
-                row = do(
-                    job, restorer, overwrite, lambda done, total: progress.update(tiles, completed=done, total=total)
-                )
-            elif job.target != STDIO and job.target.exists() and not overwrite:
-                row.status = "skipped"
+            progress.reset(tiles, description=job.source.name)
+            row = do(job, restorer, files, show)
             rows.append(row)
-            if row.status == "failed":
-                say(f"Error: {row.message}", "red")
-            elif not quiet:
-                say(describe(row))
-            if files is not None:
-                progress.advance(files)
-    finish(rows, as_json, quiet)
+            tell(row, files.quiet)
+            progress.advance(batch)
+    finish(rows, files)
 
 
-def do(job: Job, restorer: FileRestorer, overwrite: bool, tiles: Any) -> Row:
-    """One file; an expected error becomes a row, so that the batch goes on. Weights errors end the batch."""
-    from ..errors import WeightsError
-
+def do(job: Job, restorer: FileRestorer, files: Files, show: Callable[[int, int], None]) -> Row:
+    """One file. An error of this file becomes its row, so that the batch goes on; flags and weights end the batch."""
     row = Row(str(job.source), str(job.target), "skipped")
-    if job.target != STDIO and job.target.exists() and not overwrite:
+    if job.target != STDIO and not files.overwrite and os.path.lexists(job.target):
+        return row
+    if files.dry_run:
+        row.status = "planned"
         return row
     start = time.perf_counter()
+    source = sys.stdin.buffer.read() if job.source == STDIO else job.source
+    target = io.BytesIO() if job.target == STDIO else job.target
+    name = "stdin" if job.source == STDIO else str(job.source)
     try:
-        if job.source == STDIO:
-            source: Path | bytes = sys.stdin.buffer.read()
-        else:
-            source = job.source
-        if job.target == STDIO:
-            target: Any = sys.stdout.buffer
-        else:
-            target = job.target
-            try:
-                target.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise DaglError(f"{target.parent}: cannot make the folder ({error.strerror})") from None
-        report = restorer(
-            source, target, name="stdin" if job.source == STDIO else None, overwrite=overwrite, progress=tiles
-        )
-    except (WeightsError, UsageError) as error:
-        if isinstance(error, WeightsError):
-            raise
-        row.status, row.message = "failed", _named(job, error)
-    except DaglError as error:
-        row.status, row.message = "failed", _named(job, error)
-    else:
+        if isinstance(target, Path):
+            make_folder(target.parent)
+        report = restorer(source, target, name=name, overwrite=files.overwrite, progress=show)
         row.status, row.sigma, row.quality = report.status, report.sigma, report.quality
         row.model, row.message = report.model, report.note
+    except (UsageError, WeightsError):
+        raise
+    except ImageError as error:  # names the file
+        row.status, row.message = "failed", str(error)
+    except DaglError as error:
+        row.status, row.message = "failed", f"{name}: {error}"
+    except Exception as error:  # a mistake of ours: it must not cost the other files
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        row.status, row.message = "failed", f"{name}: {text}: please report this"
+    if isinstance(target, io.BytesIO):
+        sys.stdout.buffer.write(target.getbuffer())
+        sys.stdout.buffer.flush()
     row.seconds = round(time.perf_counter() - start, 3)
     return row
 
 
-def _named(job: Job, error: DaglError) -> str:
-    """The message, with the file's name in front unless it is in it already."""
-    text = str(error)
-    return text if str(job.source) in text or str(job.target) in text else f"{job.source}: {text}"
+def make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ImageError(f"cannot make the folder {folder}: {error.strerror}") from None
+
+
+def tell(row: Row, quiet: bool) -> None:
+    """One line about one file; failures are told even when quiet."""
+    if row.status == "failed":
+        say(f"Error: {row.message}", "red")
+    elif not quiet:
+        say(describe(row))
 
 
 def describe(row: Row) -> str:
@@ -356,13 +377,12 @@ def describe(row: Row) -> str:
     return f"{row.input} -> {row.output}: {row.status}" + (f" ({'; '.join(details)})" if details else "")
 
 
-def finish(rows: list[Row], as_json: bool, quiet: bool) -> None:
+def finish(rows: list[Row], files: Files) -> None:
     statuses = ("restored", "unchanged", "skipped", "failed", "planned")
     counts = {s: n for s in statuses if (n := sum(row.status == s for row in rows))}
-    if as_json:
-        print(json.dumps({"counts": counts, "files": [asdict(row) for row in rows]}, ensure_ascii=False, indent=2))
-    elif len(rows) > 1 and not quiet:
+    if files.as_json:  # ASCII, so that any file name can be printed anywhere
+        print(json.dumps({"counts": counts, "files": [asdict(row) for row in rows]}, indent=2), flush=True)
+    elif len(rows) > 1 and not files.quiet:
         say(", ".join(f"{n} {status}" for status, n in counts.items()))
-    failed = counts.get("failed", 0)
-    if failed:
+    if failed := counts.get("failed", 0):
         raise typer.Exit(1 if failed == len(rows) else 3)

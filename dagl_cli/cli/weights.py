@@ -27,7 +27,7 @@ def list_weights(as_json: Annotated[bool, typer.Option("--json", help="JSON on s
         rows.append(
             {
                 "name": path.stem, "task": config.task, "channels": config.channels,
-                "network": "DAGL" if config.stages else "residual network without a graph",
+                "network": "DAGL" if config.stages else "residual, no graph",
                 "variant": training.get("variant"), "parameters": parameters,
                 "steps": info.get("step"), "minutes": info.get("minutes"), "path": str(path),
             }
@@ -35,10 +35,11 @@ def list_weights(as_json: Annotated[bool, typer.Option("--json", help="JSON on s
     if as_json:
         print(json.dumps(rows, indent=2))
         return
-    table = Table("name", "task", "colours", "network", "variant", "parameters", "training steps")
+    table = Table("name", "task", "colours", "network", "parameters", "steps")
+    table.columns[0].no_wrap = True
     for row in rows:
         table.add_row(
             row["name"], row["task"], "gray" if row["channels"] == 1 else "RGB", row["network"],
-            str(row["variant"]), f"{row['parameters']:,}", f"{row['steps']:,}" if row["steps"] else "?",
+            f"{row['parameters']:,}", f"{row['steps']:,}" if row["steps"] else "?",
         )  # fmt: skip
     Console().print(table)

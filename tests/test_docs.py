@@ -1,0 +1,44 @@
+"""The README, the changelog and the code agree."""
+
+import re
+from pathlib import Path
+
+from typer.main import get_command
+
+import dagl_cli
+from dagl_cli import weights
+from dagl_cli.cli import app
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_ci_runs_the_readme_command() -> None:
+    command = (ROOT / ".ci/run").read_text().strip().splitlines()[-1]
+    assert f"```sh\n{command}\n```" in README
+
+
+def test_the_changelog_has_this_version() -> None:
+    assert f"## {dagl_cli.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_flags_and_variables_in_the_readme_exist() -> None:
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    parameters = [p for command in commands.values() for p in command.params]
+    flags = {flag for p in parameters for flag in p.opts + p.secondary_opts}
+    variables = {p.envvar for p in parameters if p.envvar}
+    ours = "\n".join(line for line in README.splitlines() if "pip install" not in line)
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", ours)) <= flags | {"--release", "--help"}
+    assert set(re.findall(r"DAGL_(?!SHARED)\w+", README)) <= variables
+
+
+def test_every_bundled_file_has_its_card() -> None:
+    cards = (ROOT / "weights/README.md").read_text(encoding="utf-8")
+    for path in weights.bundled():
+        assert f"`{path.name}`" in cards
+
+
+def test_every_module_is_in_the_readme() -> None:
+    for path in (ROOT / "dagl_cli").glob("*.py"):
+        if path.stem not in ("__init__", "__main__", "errors"):
+            assert f"`{path.name}`" in README, path.name
