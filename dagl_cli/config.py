@@ -79,10 +79,14 @@ class ModelConfig:
 
     @property
     def tile(self) -> tuple[int, int]:
-        """Advised (tile, overlap) in pixels: the graph's cost grows with the square of a tile's area."""
+        """Advised (tile, overlap) in pixels.
+
+        The graph's cost grows with the square of a tile's area, and `paper` models are trained on graphs of 64x64
+        pixels. An overlap of 8 costs 0.014 dB (trunk, Set12, sigma 25), 16 costs 0.002, 32 nothing.
+        """
         if not self.stages:
             return 512, 32
-        return (256, 32) if self.scale > 1 else (96, 16)
+        return (256, 32) if self.scale > 1 else (64, 8)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

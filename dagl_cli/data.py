@@ -121,10 +121,10 @@ class Crops:
         return _to_tensor(files)
 
     def _compress(self, pixels: np.ndarray) -> np.ndarray:
-        """Quality 5-95, more often low than high; one in five compressed twice on shifted grids."""
+        """Quality 5-95, more often low than high; one in ten compressed twice on shifted grids."""
         subsampling = "4:2:0" if self.random.random() < 0.6 else "4:4:4"
-        quality = int(5 + 90 * self.random.random() ** 1.5)
-        if self.random.random() < 0.2:
+        quality = int(5 + 90 * self.random.random() ** 2)
+        if self.random.random() < 0.1:
             shift = tuple(self.random.integers(8, size=2))
             first = degrade.jpeg(np.roll(pixels, shift, (0, 1)), int(self.random.integers(30, 96)), subsampling)
             pixels = np.roll(first, (-shift[0], -shift[1]), (0, 1))

@@ -23,7 +23,7 @@ from .degrade import (
     estimate_jpeg_quality,
     estimate_sigma,
 )
-from .errors import DaglError, UsageError
+from .errors import DaglError, ImageError, UsageError
 from .model import DAGL
 
 Progress = Callable[[int, int], None]
@@ -296,6 +296,8 @@ def restore(
 def _to_tensor(image: np.ndarray | Tensor) -> Tensor:
     """(C, H, W) float32 on the CPU, from what `restore` takes. Raises UsageError."""
     shape = tuple(image.shape)
+    if 0 in shape:
+        raise UsageError(f"an image of shape {shape} has no pixels")
     if isinstance(image, Tensor):
         if len(shape) != 3 or shape[0] not in (1, 3) or not image.is_floating_point():
             raise UsageError(f"a tensor must be (1, H, W) or (3, H, W) of floats, not {shape} of {image.dtype}")
@@ -308,8 +310,6 @@ def _to_tensor(image: np.ndarray | Tensor) -> Tensor:
             raise UsageError(f"an array must be uint8, uint16 or float in [0, 1], not {image.dtype}")
         floats = np.ascontiguousarray(image, np.float32) / np.float32(top or 1)
         pixels = torch.from_numpy(floats.reshape(*shape[:2], -1)).permute(2, 0, 1)
-    if pixels.numel() == 0:
-        raise UsageError(f"an image of shape {shape} has no pixels")
     if not bool(((pixels >= -0.5) & (pixels <= 1.5)).all()):
         raise UsageError("pixel values must be finite and in [0, 1] (a little beyond is fine for noise)")
     return pixels
@@ -397,14 +397,18 @@ class FileRestorer:
     ) -> Report:
         """Read, restore and write one file; nothing is written unless all of it went well.
 
-        source: a path, or the bytes of a file (`name` is for messages). target: a path, or a binary stream, which
-        gets the source's format. An image that needs nothing is copied byte for byte where that is possible.
+        source: a path, or the bytes of a file (`name` is for messages). target: a path, whose folder is made if it is
+        missing, or a binary stream, which gets the source's format. An image that needs nothing is copied byte for
+        byte where that is possible.
         Raises UsageError or WeightsError for what no file can be restored with, else another DaglError.
         """
         picture = images.read(source, name=name, max_pixels=self.max_pixels)
+        restorer = self.restorer(picture.pixels.shape[-1])
+        if isinstance(target, Path):
+            _make_folder(target.parent)
         images.check_target(picture, target, overwrite=overwrite)
         try:
-            report, restored = self._restore(picture, progress)
+            report, restored = self._restore(restorer, picture, progress)
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
@@ -416,9 +420,10 @@ class FileRestorer:
         images.write(result, target, strip_metadata=self.strip_metadata, overwrite=overwrite)
         return report
 
-    def _restore(self, picture: images.Image, progress: Progress | None) -> tuple[Report, np.ndarray]:
+    def _restore(
+        self, restorer: Restorer, picture: images.Image, progress: Progress | None
+    ) -> tuple[Report, np.ndarray]:
         report, sigma = Report("restored"), self.sigma
-        restorer = self.restorer(picture.pixels.shape[-1])
         if self.task in ("denoise", "real") and sigma is None:
             report.sigma = estimate_sigma(picture.pixels)
             sigma = min(report.sigma, HIGHEST_SIGMA) if restorer.config.noise_map else None
@@ -435,6 +440,13 @@ class FileRestorer:
         pixels = torch.from_numpy(picture.pixels).permute(2, 0, 1)
         restored = _run(restorer, pixels, sigma, self.pattern, progress)
         return report, restored.permute(1, 2, 0).numpy()
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ImageError(f"cannot make the folder {folder}: {error.strerror}") from None
 
 
 def _turn(x: Tensor, i: int) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from .config import ModelConfig
@@ -38,12 +38,12 @@ def resolve(model: str | None, task: str, channels: int) -> Path:
     """
     if model is None:
         name = f"{task}-{'gray' if channels == 1 else 'color'}"
-    elif Path(model).is_file():
+    elif os.path.isfile(model):
         return Path(model)
     else:
         name = model.removesuffix(".safetensors")
     path = folder() / f"{name}.safetensors"
-    if not path.is_file():
+    if not os.path.isfile(path):
         names = ", ".join(p.stem for p in bundled()) or "none"
         where = f"--model {model}" if model else f"no bundled model for {task} with {channels} channel(s)"
         raise WeightsError(f"{where}: no such file or bundled model (bundled: {names})")
@@ -61,7 +61,7 @@ def save(path: Path, state: dict[str, Tensor], config: ModelConfig, info: dict[s
     metadata = {"format": FORMAT, "config": json.dumps(config.to_dict()), "info": json.dumps(info)}
     temporary = path.with_name(path.name + ".tmp")
     try:
-        save_file({k: v.detach().contiguous().cpu() for k, v in state.items()}, temporary, metadata)
+        temporary.write_bytes(serialize({k: v.detach().contiguous().cpu() for k, v in state.items()}, metadata))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -84,7 +84,7 @@ def load(path: Path) -> tuple[DAGL, dict[str, Any]]:
 
 
 def _read(path: Path) -> tuple[ModelConfig, dict[str, Tensor], dict[str, Any]]:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise WeightsError(f"{path}: no such weight file; `dagl weights list` shows the bundled ones")
     try:
         with safe_open(path, "pt") as file:

@@ -320,14 +320,14 @@ def do(job: Job, restorer: FileRestorer, files: Files, show: Callable[[int, int]
         return row
     if files.dry_run:
         row.status = "planned"
+        if job.source != STDIO and not os.path.isfile(job.source):
+            row.status, row.message = "failed", f"cannot read {job.source}: there is no such file"
         return row
     start = time.perf_counter()
     source = sys.stdin.buffer.read() if job.source == STDIO else job.source
     target = io.BytesIO() if job.target == STDIO else job.target
     name = "stdin" if job.source == STDIO else str(job.source)
     try:
-        if isinstance(target, Path):
-            make_folder(target.parent)
         report = restorer(source, target, name=name, overwrite=files.overwrite, progress=show)
         row.status, row.sigma, row.quality = report.status, report.sigma, report.quality
         row.model, row.message = report.model, report.note
@@ -345,13 +345,6 @@ def do(job: Job, restorer: FileRestorer, files: Files, show: Callable[[int, int]
         sys.stdout.buffer.flush()
     row.seconds = round(time.perf_counter() - start, 3)
     return row
-
-
-def make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ImageError(f"cannot make the folder {folder}: {error.strerror}") from None
 
 
 def tell(row: Row, quiet: bool) -> None:
