@@ -424,9 +424,9 @@ class FileRestorer:
         self, restorer: Restorer, picture: images.Image, progress: Progress | None
     ) -> tuple[Report, np.ndarray]:
         report, sigma = Report("restored"), self.sigma
-        if self.task in ("denoise", "real") and sigma is None:
+        if restorer.config.noise_map and sigma is None:
             report.sigma = estimate_sigma(picture.pixels)
-            sigma = min(report.sigma, HIGHEST_SIGMA) if restorer.config.noise_map else None
+            sigma = min(report.sigma, HIGHEST_SIGMA)
             if report.sigma < CLEAN_SIGMA:
                 report.note = f"no noise found (sigma {report.sigma:.1f}): left as it is; --sigma decides otherwise"
         elif self.task == "dejpeg":
