@@ -131,10 +131,10 @@ class Restorer:
         height, width = mosaic.shape[-2:]
         colours = bayer_masks(height, width, pattern).int().argmax(0)  # (H, W): 0, 1, 2 for R, G, B
         for i in range(8):  # a turned mosaic has another pattern: each is restored as what it is
-            turned = _turn(mosaic, i)
-            seen = "".join("RGB"[c] for c in _turn(colours, i)[:2, :2].flatten())
+            turned = tiling.turn(mosaic, i)
+            seen = "".join("RGB"[c] for c in tiling.turn(colours, i)[:2, :2].flatten())
             step = None if progress is None else lambda d, n, i=i: progress(i * n + d, 8 * n)
-            total += _turn_back(self._demosaic(turned, seen, step), i)
+            total += tiling.turn_back(self._demosaic(turned, seen, step), i)
         return total / 8
 
     def _demosaic(self, mosaic: Tensor, pattern: str, progress: Progress | None) -> Tensor:
@@ -447,13 +447,3 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ImageError(f"cannot make the folder {folder}: {error.strerror}") from None
-
-
-def _turn(x: Tensor, i: int) -> Tensor:
-    """The i-th of the 8 flips and rotations of the last two dimensions."""
-    return torch.rot90(x.flip(-1) if i >= 4 else x, i % 4, (-2, -1))
-
-
-def _turn_back(x: Tensor, i: int) -> Tensor:
-    x = torch.rot90(x, -(i % 4), (-2, -1))
-    return x.flip(-1) if i >= 4 else x

@@ -113,15 +113,24 @@ def ensemble_x8(restore: Restorer) -> Restorer:
 
     def restore_x8(x: Tensor) -> Tensor:
         total: Tensor | None = None
-        for turns, flip in product(range(4), (False, True)):
-            view = x.flip(-1) if flip else x
-            y = torch.rot90(restore(torch.rot90(view, turns, (-2, -1)).contiguous()), -turns, (-2, -1))
-            y = y.flip(-1) if flip else y
+        for i in range(8):
+            y = turn_back(restore(turn(x, i).contiguous()), i)
             total = y if total is None else total + y
         assert total is not None
         return total / 8
 
     return restore_x8
+
+
+def turn(x: Tensor, i: int) -> Tensor:
+    """The i-th (0-7) of the flips and rotations of the last two dimensions."""
+    return torch.rot90(x.flip(-1) if i >= 4 else x, i % 4, (-2, -1))
+
+
+def turn_back(x: Tensor, i: int) -> Tensor:
+    """Undoes `turn`."""
+    x = torch.rot90(x, -(i % 4), (-2, -1))
+    return x.flip(-1) if i >= 4 else x
 
 
 def _stitch(
