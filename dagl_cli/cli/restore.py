@@ -47,16 +47,29 @@ Overlap = Annotated[
     typer.Option(help="Pixels that neighbouring tiles share; default: the model's.", envvar="DAGL_OVERLAP"),
 ]
 Ensemble = Annotated[
-    bool, typer.Option("-x", "--ensemble", help="Average over 8 flips and rotations: 8 times slower, a little better.")
+    bool,
+    typer.Option(
+        "-x",
+        "--ensemble",
+        envvar="DAGL_ENSEMBLE",
+        help="Average over 8 flips and rotations: 8 times slower, a little better.",
+    ),
 ]
 Strength = Annotated[float, typer.Option(help="0 (input) to 1 (restored).", envvar="DAGL_STRENGTH")]
 MaxPixels = Annotated[
     int, typer.Option(min=1, help="Refuse larger images (decompression bombs).", envvar="DAGL_MAX_PIXELS")
 ]
-Strip = Annotated[bool, typer.Option("--strip-metadata", help="Leave EXIF and resolution out; colours stay exact.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs (never an input).")]
-Json = Annotated[bool, typer.Option("--json", help="A JSON report on stdout.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no messages but errors.")]
+Strip = Annotated[
+    bool,
+    typer.Option(
+        "--strip-metadata", envvar="DAGL_STRIP_METADATA", help="Leave EXIF and resolution out; colours stay exact."
+    ),
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", envvar="DAGL_OVERWRITE", help="Replace existing outputs (never an input).")
+]
+Json = Annotated[bool, typer.Option("--json", envvar="DAGL_JSON", help="A JSON report on stdout.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", envvar="DAGL_QUIET", help="No progress, no messages but errors.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 
 MAX_PIXELS = 200_000_000
@@ -67,7 +80,8 @@ def denoise(
     paths: Inputs,
     output: Output = None,
     sigma: Annotated[
-        float | None, typer.Option(help="Noise level, 0-75 on the 0-255 scale; default: estimated for every image.")
+        float | None,
+        typer.Option(help="Noise level, 0-75 on the 0-255 scale; default: estimated.", envvar="DAGL_SIGMA"),
     ] = None,
     real: Annotated[bool, typer.Option("--real", help="Camera noise, blind.")] = False,
     suffix: Suffix = "_denoised",
