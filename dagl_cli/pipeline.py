@@ -138,13 +138,15 @@ class Restorer:
         return total / 8
 
     def _demosaic(self, mosaic: Tensor, pattern: str, progress: Progress | None) -> Tensor:
-        """Any pattern becomes the trained one by repeating a row or column on the outside."""
+        """Any pattern becomes the trained one, on whole cells, by mirroring a row or column on the outside."""
         height, width = mosaic.shape[-2:]
         left, top = pattern in ("RGGB", "GBRG"), pattern in ("BGGR", "GBRG")
         if height < 2 or width < 2:
             raise DaglError(f"a mosaic of {width}x{height} pixels does not hold a whole Bayer cell")
-        padded = F.pad(mosaic[None], (int(left), 0, int(top), 0), mode="reflect")[0]
-        return self._tiled(self._network(None), padded, progress).clamp_(0, 1)[:, int(top) :, int(left) :]
+        sides = (int(left), (width + left) % 2, int(top), (height + top) % 2)  # mirroring keeps the colours' places
+        padded = F.pad(mosaic[None], sides, mode="reflect")[0]
+        restored = self._tiled(self._network(None), padded, progress).clamp_(0, 1)
+        return restored[:, int(top) : int(top) + height, int(left) : int(left) + width]
 
     def _network(self, sigma: float | None) -> tiling.Restorer:
         def run(batch: Tensor) -> Tensor:
@@ -415,7 +417,8 @@ class FileRestorer:
             raise DaglError("out of memory: close other programs, or make the image smaller") from None
         result: images.Image | bytes = replace(picture, pixels=restored)
         same_format = not isinstance(target, Path) or images.SUFFIXES[target.suffix.lower()] == picture.format
-        if report.status == "unchanged" and same_format and not self.strip_metadata:
+        again = isinstance(source, bytes) or source.is_file()  # a pipe cannot be read twice
+        if report.status == "unchanged" and same_format and again and not self.strip_metadata:
             result = source if isinstance(source, bytes) else source.read_bytes()
         images.write(result, target, strip_metadata=self.strip_metadata, overwrite=overwrite)
         return report
@@ -428,11 +431,11 @@ class FileRestorer:
             report.sigma = estimate_sigma(picture.pixels)
             sigma = min(report.sigma, HIGHEST_SIGMA)
             if report.sigma < CLEAN_SIGMA:
-                report.note = f"no noise found (sigma {report.sigma:.1f}): left as it is; --sigma decides otherwise"
+                report.note = "no noise found: left as it is; --sigma decides otherwise"
         elif self.task == "dejpeg":
             report.quality = estimate_jpeg_quality(picture.jpeg_tables)
             if report.quality is not None and report.quality >= CLEAN_QUALITY:
-                report.note = f"JPEG quality {report.quality} needs nothing: left as it is"
+                report.note = "needs nothing: left as it is"
         if report.note:
             report.status = "unchanged"
             return report, picture.pixels

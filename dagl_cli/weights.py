@@ -86,6 +86,8 @@ def load(path: Path) -> tuple[DAGL, dict[str, Any]]:
 def _read(path: Path) -> tuple[ModelConfig, dict[str, Tensor], dict[str, Any]]:
     if not os.path.isfile(path):
         raise WeightsError(f"{path}: no such weight file; `dagl weights list` shows the bundled ones")
+    if not os.access(path, os.R_OK):
+        raise WeightsError(f"{path}: permission denied: make it readable")
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}

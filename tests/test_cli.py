@@ -300,7 +300,7 @@ def test_json():
     assert a | {"seconds": 0} == {
         "input": "in/a.png", "output": "out/a.png", "status": "unchanged", "seconds": 0, "sigma": 0.0,
         "quality": None, "model": None,
-        "message": "no noise found (sigma 0.0): left as it is; --sigma decides otherwise",
+        "message": "no noise found: left as it is; --sigma decides otherwise",
     }  # fmt: skip
     assert (b["status"], c["status"]) == ("skipped", "failed")
     assert c["message"] == "cannot read in/c.png: it is not a PNG, JPEG, TIFF, BMP or WebP image"

@@ -176,7 +176,7 @@ def test_nothing_needed_passes_a_jpeg_on_byte_for_byte(tmp_path):
     PIL.Image.fromarray(smooth).save(source, quality=98, exif=exif)
     report = FileRestorer("dejpeg")(source, tmp_path / "out.jpg")
     assert (report.status, report.quality, report.model) == ("unchanged", 98, None)
-    assert report.note == "JPEG quality 98 needs nothing: left as it is"
+    assert report.note == "needs nothing: left as it is"
     assert (tmp_path / "out.jpg").read_bytes() == source.read_bytes()
     stream = io.BytesIO()
     FileRestorer("dejpeg")(source.read_bytes(), stream)
@@ -586,3 +586,25 @@ def test_the_public_interface():
     x = noise(8, 8)
     assert np.array_equal(dagl_cli.restore(x, "denoise", sigma=0), x)
     assert np.array_equal(dagl_cli.restore(x, "dejpeg", model=dagl_cli.load_model("dejpeg")), x)
+
+
+def test_a_demosaiced_edge_is_as_good_as_the_inside(tmp_path):
+    """Every pattern, even and odd sizes: padding to the trained pattern must not repeat a wrong colour."""
+    seen = []
+
+    class Watch(torch.nn.Module):
+        config = tiny("demosaic", 3).config
+
+        def forward(self, x, sigma):
+            seen.append(x)
+            return x
+
+    restorer = Restorer(Watch(), Options(), "watch")
+    colour = torch.tensor([0.2, 0.5, 0.8]).view(3, 1, 1)
+    for pattern in ("RGGB", "BGGR", "GRBG", "GBRG"):
+        for height, width in ((6, 8), (7, 8), (6, 9), (7, 9)):
+            restorer(colour.expand(3, height, width).contiguous(), None, pattern)
+            mosaic = seen.pop()[0]
+            assert mosaic.shape[1] % 2 == mosaic.shape[2] % 2 == 0, "whole cells"
+            expected = degrade.bayer_mosaic(colour.expand(3, *mosaic.shape[1:])[None], "GRBG")[0]
+            assert torch.equal(mosaic, expected), (pattern, height, width)

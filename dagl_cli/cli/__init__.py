@@ -20,7 +20,8 @@ errors = Console(stderr=True, highlight=False)
 
 
 def say(line: str, style: str = "") -> None:
-    """One line of message on stderr, unwrapped; markup in file names is taken literally."""
+    """One line of message on stderr, unwrapped; markup and control characters in file names do nothing."""
+    line = "".join(c if c.isprintable() else "?" for c in line)
     errors.print(line, style=style or None, markup=False, soft_wrap=True)
 
 
@@ -83,6 +84,9 @@ def _interrupt(number: int, frame: Any) -> None:
 
 def main() -> None:
     """The `dagl` command."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # started with the stream closed
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
     signal.signal(signal.SIGTERM, _interrupt)  # a polite kill loses no more than Ctrl-C does
     app()
 

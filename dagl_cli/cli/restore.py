@@ -27,6 +27,7 @@ Inputs = Annotated[
     list[Path],
     typer.Argument(
         metavar="IN... [OUT]",
+        readable=False,  # an unreadable file is reported like any other bad one
         help="Image, folder, or - for stdin; then the output image or folder. Several inputs: use -o.",
         show_default=False,
     ),
