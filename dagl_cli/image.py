@@ -6,6 +6,7 @@ nothing. JPEG, WebP and BMP, which hold 8 bits only, go through Pillow. Every fa
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import math
@@ -79,6 +80,14 @@ _FLIPS = {1: (1, 1), 2: (1, -1), 3: (-1, -1), 4: (-1, 1), 5: (1, 1), 6: (1, -1),
 """EXIF orientation -> row and column step; from 5 on, rows and columns are swapped first."""
 _TIFF_COMPRESSIONS = {"NONE": None, "LZW": "lzw", "PACKBITS": "packbits", "ZSTD": "zstd"}
 """What a TIFF result keeps. Any other compression becomes deflate, which is lossless and read everywhere."""
+_DNG_VERSION = 50706
+_JPEG_MARKERS = {"APP13": 0xFFED, "COM": 0xFFFE}
+"""Pillow's names of the segments that go from JPEG to JPEG as they are."""
+_REMEDIES = {
+    errno.ENOSPC: ": free some space",
+    errno.EACCES: ": choose a folder you may write to",
+    errno.EROFS: ": choose a folder you may write to",
+}
 
 
 @dataclass(eq=False)
@@ -105,6 +114,10 @@ class Image:
     """(type, content) of a PNG input's colour chunks (gAMA, cHRM, sRGB, cICP) and text; written to PNG only."""
     tiff: dict[str, Any] = field(default_factory=dict)
     """How a TIFF input is stored, as arguments of `tifffile.imwrite`; used for TIFF only."""
+    jpeg_segments: bytes = b""
+    """The Photoshop (IPTC) and comment segments of a JPEG input, markers included; written to JPEG only."""
+    orientation: int = 1
+    """EXIF orientation that the file had, applied to pixels and alpha by `read`. `write` does not use it."""
 
 
 def is_image_path(path: Path | str) -> bool:
@@ -116,7 +129,12 @@ def read(source: Path | str | bytes, *, name: str | None = None, max_pixels: int
     """The image in a file, or in the bytes of one. Its format is found from the content, never from the name.
 
     Pixels are the file's levels / 255 or / 65535. Palette images become RGB, 1-bit images gray. Orientation is
-    applied and reset; a premultiplied TIFF is divided by its alpha; the EXIF thumbnail is unlinked.
+    applied and reset; a premultiplied TIFF is divided by its alpha; the EXIF thumbnail is unlinked. A TIFF with
+    the colours CFA (a Bayer mosaic) is gray.
+
+    Not noticed: damage inside the compressed data of a JPEG or a lossy WebP that leaves their structure whole, since
+    these formats have no checksums and their decoders carry on. Not read: any picture of a JPEG after the first
+    (MPO: a second view, a depth or gain map).
 
     name: what errors call the image; the path, unless given.
     max_pixels: larger images are refused by their header, before anything is decoded.
@@ -155,10 +173,13 @@ def write(
     Levels are clipped and rounded to nearest. JPEG is quality 95 without chroma subsampling, so that a restored
     image gets no new artifacts; WebP is lossless; TIFF keeps its compression if that is lossless.
 
+    Not kept: thumbnails and further pictures; PNG text in other formats; Photoshop and IPTC blocks and comments,
+    except from JPEG to JPEG; tags of a TIFF that are neither EXIF nor XMP nor ICC; EXIF, XMP and ICC in BMP.
+
     image: what to encode; or the bytes of a file, which are written as they are.
     target: a path, whose folder exists. The data goes to a temporary file beside it, which is then renamed.
     format: one of the values of `SUFFIXES`; by default the target's suffix decides, for a stream `image.format`.
-    strip_metadata: leaves out EXIF, XMP, text and resolution. What defines the colours (ICC) always stays.
+    strip_metadata: leaves out EXIF, XMP, IPTC, text and resolution. What defines the colours (ICC) always stays.
     overwrite: without it an existing target is an error, even if it appears at the last moment.
     Raises ImageError: the format cannot hold the bit depth or the alpha channel, the pixels are not finite, the
     target exists, or the system refuses to write.
@@ -309,7 +330,9 @@ def _decode_tiff(data: bytes, max_pixels: int) -> tuple[np.ndarray, dict[str, An
         if colours == "PALETTE":
             levels, bits = (page.colormap >> 8).astype(np.uint8).T[levels], 8
         if colours == "MINISWHITE":
-            levels = 2**bits - 1 - levels.astype(np.uint16)
+            levels = levels.astype(np.uint16)
+            gray = levels[..., :1] if alpha else levels
+            np.subtract(2**bits - 1, gray, out=gray)
         depth = 8 if bits <= 8 else 16
         if bits != depth:
             levels = np.rint(levels * ((2**depth - 1) / (2**bits - 1)))
@@ -334,8 +357,9 @@ def _check_tiff(page: Any) -> str | None:
     if page.sampleformat != 1 or not isinstance(bits, int) or not 1 <= bits <= 16:
         kind = {2: "signed", 3: "floating-point"}.get(page.sampleformat, "integer")
         raise ImageError(f"its samples are {bits}-bit {kind}: convert it to 16-bit unsigned integers")
-    decoded = colours == "YCBCR" and page.compression.name == "JPEG"
-    if colours not in ("MINISBLACK", "MINISWHITE", "PALETTE", "RGB") and not decoded:
+    readable = colours == "YCBCR" and page.compression.name == "JPEG"
+    readable |= colours == "CFA" and page.samplesperpixel == 1 and _DNG_VERSION not in page.tags
+    if colours not in ("MINISBLACK", "MINISWHITE", "PALETTE", "RGB") and not readable:
         raise ImageError(f"its colours are {colours}: convert it to RGB or gray")
     extra = page.samplesperpixel - (3 if colours in ("RGB", "YCBCR") else 1)
     if page.axes not in ("YX", "YXS", "SYX") or extra not in (0, 1) or (extra and colours == "PALETTE"):
@@ -379,6 +403,11 @@ def _decode_with_pillow(data: bytes, format: str, max_pixels: int) -> tuple[np.n
             "xmp": file.info.get("xmp"),
             "dpi": file.info.get("dpi"),
             "jpeg_tables": getattr(file, "quantization", None),
+            "jpeg_segments": b"".join(
+                struct.pack(">HH", _JPEG_MARKERS[kind], len(content) + 2) + content
+                for kind, content in getattr(file, "applist", ())
+                if kind in _JPEG_MARKERS
+            ),
         }
         modes = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB", "RGBA": "RGBA"}
         if file.mode not in modes:
@@ -404,7 +433,8 @@ def _dpi(x: Any, y: Any, unit: int | None) -> tuple[float, float] | None:
 def _assemble(levels: np.ndarray, values: dict[str, Any], format: str) -> Image:
     """levels: (H, W) or (H, W, C) unsigned, C = 1 to 4, the last one alpha if C is even."""
     if values.get("exif"):
-        values["exif"], orientation = _upright(values["exif"])
+        values["exif"], values["orientation"] = _upright(values["exif"])
+        orientation = values["orientation"]
         rows, columns = _FLIPS[orientation]
         levels = (levels.swapaxes(0, 1) if orientation > 4 else levels)[::rows, ::columns]
         if orientation > 1 and values.get("xmp"):
@@ -457,7 +487,7 @@ def _write_errors(target: Path | str | BinaryIO) -> Iterator[None]:
     except FileExistsError as error:
         raise ImageError(f"cannot write {name}: it exists: use --overwrite to replace it") from error
     except OSError as error:
-        raise ImageError(f"cannot write {name}: {_one_line(error)}") from error
+        raise ImageError(f"cannot write {name}: {_one_line(error)}{_REMEDIES.get(error.errno or 0, '')}") from error
     except MemoryError as error:
         raise ImageError(f"cannot write {name}: it does not fit into memory: make it smaller") from error
     except Exception as error:
@@ -510,6 +540,8 @@ def _encode(image: Image, format: str, strip_metadata: bool) -> bytes | memoryvi
     metadata = {"icc_profile": icc, "exif": exif and b"Exif\0\0" + exif, "xmp": xmp, "dpi": dpi}
     options: dict[str, Any] = {key: value for key, value in metadata.items() if value}
     options |= _PILLOW_OPTIONS[format]
+    if format == "JPEG" and not strip_metadata:
+        options["extra"] = image.jpeg_segments
     buffer = io.BytesIO()
     PIL.Image.fromarray(levels).save(buffer, format, **options)
     return buffer.getbuffer()
@@ -553,7 +585,9 @@ def _encode_png(
         chunks.append((b"iTXt", _XMP_KEYWORD + b"\0\0\0\0" + xmp))
     if dpi:
         chunks.append((b"pHYs", struct.pack(">IIB", *(round(v / 0.0254) for v in dpi), 1)))
-    png = imagecodecs.png_encode(levels)
+    filtered = levels.nbytes + len(levels)  # a byte more for each row
+    # by default the buffer is too small for narrow images; this is over zlib's bound and the chunks' own bytes
+    png = imagecodecs.png_encode(levels, out=filtered + filtered // 6 + 4096)
     header = 8 + 25  # signature, IHDR
     extra = [
         struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))

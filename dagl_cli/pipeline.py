@@ -405,6 +405,8 @@ class FileRestorer:
         Raises UsageError or WeightsError for what no file can be restored with, else another DaglError.
         """
         picture = images.read(source, name=name, max_pixels=self.max_pixels)
+        if self.task == "demosaic" and picture.orientation != 1:
+            raise DaglError(f"a mosaic with EXIF orientation {picture.orientation} is turned: save it without that tag")
         restorer = self.restorer(picture.pixels.shape[-1])
         if isinstance(target, Path):
             _make_folder(target.parent)

@@ -150,6 +150,18 @@ def test_low_bits_of_16_survive(tmp_path, suffix, channels):
     assert np.array_equal(other.reshape(9, -1)[:, 0], levels)
 
 
+@pytest.mark.parametrize("depth", [8, 16])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("alpha", [False, True])
+def test_tall_narrow_png(depth, channels, alpha):
+    for height in (100, 300, 1000, 20000):
+        for width in (1, 2, 5):
+            image = picture(height, width, channels, depth, alpha)
+            back = read(saved(image, "PNG"))
+            assert np.array_equal(levels_of(back), levels_of(image)), (height, width)
+            assert np.array_equal(back.alpha, image.alpha) if alpha else back.alpha is None
+
+
 def test_every_level_survives_the_float():
     ramp = np.arange(65536, dtype=np.uint16).reshape(256, 256)
     assert np.array_equal(levels_of(read(imagecodecs.png_encode(ramp)))[..., 0], ramp)
@@ -291,6 +303,27 @@ def test_tiff_palette_bilevel_inverted_and_jpeg():
     assert read(data).tiff["compression"] == "zlib"
 
 
+@pytest.mark.parametrize("depth", [8, 16])
+@pytest.mark.parametrize("planes", ["contig", "separate"])
+def test_alpha_of_an_inverted_tiff_is_not_inverted(depth, planes):
+    levels = random_levels((5, 6, 2), depth)
+    stored = levels if planes == "contig" else np.moveaxis(levels, -1, 0)
+    data = with_tifffile(stored, photometric="miniswhite", planarconfig=planes, extrasamples=["unassalpha"])
+    image = read(data)
+    assert np.array_equal(image.alpha, levels[..., 1])
+    assert np.array_equal(levels_of(image)[..., 0], 2**depth - 1 - levels[..., 0].astype(int))
+
+
+def test_a_mosaic_tiff_is_gray():
+    levels = random_levels((6, 8), 16)
+    pattern = [(33421, "H", 2, (2, 2), True), (33422, "B", 4, bytes([0, 1, 1, 2]), True)]
+    image = read(with_tifffile(levels, photometric="cfa", extratags=pattern))
+    assert (image.depth, image.alpha) == (16, None)
+    assert np.array_equal(levels_of(image)[..., 0], levels)
+    dng = [*pattern, (50706, "B", 4, bytes([1, 4, 0, 0]), True)]
+    assert "CFA: convert" in refusal(with_tifffile(levels, photometric="cfa", extratags=dng))
+
+
 def test_premultiplied_tiff_is_divided_by_alpha():
     levels = np.array([[[60, 30, 0, 120], [0, 0, 0, 0], [9, 8, 7, 255]]], np.uint8)
     image = read(with_tifffile(levels, photometric="rgb", extrasamples=["assocalpha"]))
@@ -404,10 +437,12 @@ def test_orientation_is_applied_once(orientation, format):
     for channel in range(3):
         assert np.array_equal(levels_of(image)[..., channel], turned(levels_of(source)[..., channel]))
     assert parsed(image.exif)[274] == 1
+    assert image.orientation == orientation
     assert parsed(image.exif)[271] == "Maker"
     assert image.dpi == pytest.approx((150, 300) if orientation > 4 else (300, 150), abs=0.02)
     assert (b'Orientation="1"' in image.xmp) == (orientation > 1)
     again = read(saved(image, format))
+    assert again.orientation == 1
     assert np.array_equal(levels_of(again), levels_of(image))
 
 
@@ -446,6 +481,23 @@ def test_strip_metadata_keeps_the_colours_only():
         assert b"Someone" not in data
     assert read(saved(image, "PNG", strip_metadata=True)).png_chunks == image.png_chunks[:1]
     assert read(saved(image, "PNG")).png_chunks == image.png_chunks
+
+
+def test_iptc_and_comment_go_from_jpeg_to_jpeg():
+    caption = b"\x1c\x02\x78\0\x04Text"
+    block = b"Photoshop 3.0\x008BIM\x04\x04\0\0" + struct.pack(">I", len(caption)) + caption + b"\0"
+    segment = b"\xff\xed" + struct.pack(">H", len(block) + 2) + block
+    data = with_pillow(random_levels((8, 8, 3)), "JPEG", extra=segment, comment=b"a comment")
+    image = replace(read(data), icc=ICC, exif=exif_block(), xmp=XMP)
+    with PIL.Image.open(io.BytesIO(saved(image, "JPEG"))) as result:
+        assert dict(result.applist)["APP13"] == block
+        assert result.info["comment"] == b"a comment"
+        assert (result.info["icc_profile"], result.info["xmp"]) == (ICC, XMP)
+    for format in ("PNG", "TIFF", "WEBP", "BMP"):
+        assert b"8BIM" not in saved(image, format)
+    stripped = saved(image, "JPEG", strip_metadata=True)
+    assert b"8BIM" not in stripped
+    assert b"a comment" not in stripped
 
 
 def test_gray_profile_is_not_given_to_rgb():
@@ -717,8 +769,25 @@ def test_nothing_partial_is_left(tmp_path, monkeypatch, overwrite, stage, failur
     with pytest.raises((ImageError, KeyboardInterrupt)) as caught:
         write(picture(), path, overwrite=overwrite)
     if isinstance(failure, OSError):
-        assert str(caught.value) == f"cannot write {path}: No space left on device"
+        assert str(caught.value) == f"cannot write {path}: No space left on device: free some space"
     assert [p.read_bytes() for p in tmp_path.iterdir()] == ([b"precious"] if overwrite else [])
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "remedy"),
+    [
+        (errno.EACCES, "Permission denied", ": choose a folder you may write to"),
+        (errno.EROFS, "Read-only file system", ": choose a folder you may write to"),
+        (errno.ELOOP, "Too many levels of symbolic links", ""),
+    ],
+)
+def test_the_system_refuses(tmp_path, monkeypatch, code, text, remedy):
+    def refuse(*_):
+        raise OSError(code, text)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    path = tmp_path / "x.png"
+    assert rejection(picture(), path) == f"cannot write {path}: {text}{remedy}"
 
 
 def test_streams():

@@ -608,3 +608,12 @@ def test_a_demosaiced_edge_is_as_good_as_the_inside(tmp_path):
             assert mosaic.shape[1] % 2 == mosaic.shape[2] % 2 == 0, "whole cells"
             expected = degrade.bayer_mosaic(colour.expand(3, *mosaic.shape[1:])[None], "GRBG")[0]
             assert torch.equal(mosaic, expected), (pattern, height, width)
+
+
+def test_a_turned_mosaic_is_refused(tmp_path):
+    """The pattern is that of the stored rows: after EXIF orientation it would be another one."""
+    exif = PIL.Image.Exif()
+    exif[274] = 6
+    PIL.Image.fromarray(noise(16, 16, 1).squeeze()).save(tmp_path / "in.png", exif=exif)
+    with pytest.raises(DaglError, match="orientation 6"):
+        FileRestorer("demosaic")(tmp_path / "in.png", tmp_path / "out.png")
