@@ -63,8 +63,8 @@ class MGFAM(nn.Module):
         batch, _, height, width = x.shape
         embedded = self.embed(x)
         padding = same_padding(height, width, c.patch, c.stride)
-        q = self._nodes(F.relu(self.query(F.pad(embedded, padding))))  # (B, K, L, D)
-        k = self._nodes(F.relu(self.key(embedded)))  # (B, K, N, D)
+        q = self._nodes(F.relu(self.query(F.pad(embedded, padding)), inplace=True))  # (B, K, L, D)
+        k = self._nodes(F.relu(self.key(embedded), inplace=True))  # (B, K, N, D)
         v = self.value(x).view(batch, c.heads, c.head_features, height, width)
         threshold = self.threshold(F.pad(x, padding)).view(batch, c.heads, 2, -1)
         if x.dtype != torch.float64:  # the softmax is steep: similarities stay in float32 under autocast

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from dagl_cli import tiling
+from dagl_cli.cli import keep_freed_memory
 from dagl_cli.config import model_config
 from dagl_cli.model import DAGL, convert_released, released_config
 from dagl_cli.pipeline import Options, Restorer
@@ -50,6 +51,7 @@ def network(release: Path | None, size: int) -> None:
             print(f"one 100x100 tile, the same weights: largest difference {difference:.1e}", flush=True)
             rows.append(("release, chop", seconds(tiling.chop, theirs, x)[0]))
             print(rows[-1], flush=True)
+    keep_freed_memory()  # as the dagl command does, so not for the release
     candidates = {
         "ours, paper": Restorer(ours, Options(precision="fp32")),
         "ours, paper, bf16": Restorer(ours, Options(precision="bf16")),
