@@ -14,8 +14,7 @@ from torch import Tensor
 
 from . import degrade
 from .errors import UsageError
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}
+from .image import is_image_path
 
 
 @dataclass
@@ -34,7 +33,7 @@ def load_photos(folders: list[Path], channels: int, smallest: int) -> tuple[Phot
     About one photo in forty is held out, by a hash of its name; crops of one photo, `name_0`, `name_1`, stay together.
     Images smaller than `smallest` pixels on a side are left out. Raises UsageError when nothing is left.
     """
-    paths = sorted(p for folder in folders for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    paths = sorted(p for folder in folders for p in folder.rglob("*") if is_image_path(p))
     if missing := [f for f in folders if not f.is_dir()]:
         raise UsageError(f"--data {missing[0]}: no such folder")
     split: tuple[list[tuple[str, np.ndarray]], list[tuple[str, np.ndarray]]] = ([], [])
