@@ -1,0 +1,118 @@
+"""`dagl datasets`: the paper's test sets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.table import Table
+
+from .. import datasets
+from ..errors import DaglError
+from . import app, errors, say
+
+commands = typer.Typer(help="The paper's test sets, checked against their SHA-256.", no_args_is_help=True)
+app.add_typer(commands, name="datasets")
+
+Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Sets; default: all.", show_default=False)]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder that holds the sets' folders; default: dagl/datasets in the user's cache folder.",
+        envvar="DAGL_DATA_DIR",
+        show_default=False,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
+
+
+def fetch(entry: datasets.Dataset, folder: Path, files: tuple[datasets.File, ...] | None, quiet: bool) -> None:
+    """Download with a progress bar and one line for each failure. Raises DaglError if anything is still missing."""
+    files = files or entry.files
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=errors, transient=True, disable=quiet or not errors.is_terminal) as bar:
+        task = bar.add_task(entry.name, total=sum(file.bytes for file in files))
+        failures = datasets.download(entry, folder, files, lambda count: bar.advance(task, count))
+    for line in failures:
+        say(line, "red")
+    if failures:
+        raise DaglError(f"{entry.name} is incomplete in {folder}: what was fetched is kept, see above for the rest")
+
+
+@commands.command("list")
+def list_sets(data_dir: DataDir = None, as_json: Json = False) -> None:
+    """The sets, where they come from, and which are here."""
+    folder = data_dir or datasets.default_folder()
+    rows: list[dict[str, Any]] = [
+        {
+            "name": entry.name, "images": len(entry.images), "channels": entry.channels, "note": entry.note,
+            "bytes": sum(file.bytes for file in entry.files), "repository": entry.repository, "commit": entry.commit,
+            "files": len(entry.files),
+            "here": sum((folder / entry.name / file.path).is_file() for file in entry.files),
+        }
+        for entry in datasets.DATASETS.values()
+    ]  # fmt: skip
+    if as_json:
+        print(json.dumps({"folder": str(folder), "datasets": rows}, indent=2))
+        return
+    table = Table("name", "MB", "here", "what", "from", caption=str(folder))
+    for row in rows:
+        here = {0: "no", row["files"]: "yes"}.get(row["here"], "in part")
+        table.add_row(row["name"], f"{row['bytes'] / 1e6:.0f}", here, row["note"], row["repository"])
+    Console().print(table)
+
+
+@commands.command()
+def download(
+    names: Names = None,
+    data_dir: DataDir = None,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no messages but errors.")] = False,
+) -> None:
+    """Fetch what is missing or damaged; what is complete is not requested again.
+
+    DAGL_DATASETS_URL takes the place of https://raw.githubusercontent.com (a mirror with the same paths).
+    """
+    folder = data_dir or datasets.default_folder()
+    incomplete = None
+    for entry in [datasets.dataset(name) for name in names or datasets.DATASETS]:
+        try:
+            fetch(entry, folder, None, quiet)
+        except DaglError as error:
+            say(f"Error: {error}", "red")
+            incomplete = error
+        else:
+            if not quiet:
+                say(f"{entry.name}: {len(entry.files)} files, complete in {folder / entry.name}")
+    if incomplete:
+        raise typer.Exit(incomplete.exit_code)
+
+
+@commands.command()
+def verify(names: Names = None, data_dir: DataDir = None, as_json: Json = False) -> None:
+    """Check every file of the named sets, or of all that are here; exits with 1 if one is missing or damaged."""
+    folder = data_dir or datasets.default_folder()
+    entries = [datasets.dataset(name) for name in names or datasets.DATASETS]
+    states = {
+        entry.name: datasets.verify(entry, folder) for entry in entries if names or (folder / entry.name).is_dir()
+    }
+    if not states:
+        raise DaglError(f"{folder} holds none of the sets: `dagl datasets download` fetches them")
+    bad = {f"{name}/{path}": state for name, found in states.items() for path, state in found.items() if state != "ok"}
+    if as_json:
+        print(json.dumps(states, indent=2))
+    for name, found in states.items():
+        good = sum(state == "ok" for state in found.values())
+        say(f"{name}: {good} of {len(found)} files as published" + (f" ({note(found)})" if good < len(found) else ""))
+    for path, state in bad.items():
+        say(f"{folder / path}: {state}", "red")
+    if bad:
+        raise DaglError(f"{len(bad)} files are missing or damaged: `dagl datasets download` fetches them")
+
+
+def note(states: dict[str, str]) -> str:
+    counts = {kind: list(states.values()).count(kind) for kind in ("missing", "damaged")}
+    return ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
