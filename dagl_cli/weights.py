@@ -1,22 +1,35 @@
-"""Weight files: safetensors with the configuration inside, so that a file is enough to build its network."""
+"""Weight files: safetensors with the configuration inside, so that a file is enough to build its network.
+
+Where they come from (`resolve`), what the manifest beside them says of them, and whether they are intact. Only `load`
+and `save` load torch.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
+import re
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialize
-from torch import Tensor
 
+from . import hub
 from .config import ModelConfig
+from .datasets import cache
 from .errors import DaglError, WeightsError
-from .model import DAGL, load_strictly
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .model import DAGL
 
 FORMAT = "dagl-1"
+MANIFEST = "manifest.json"
+MANIFEST_FORMAT = "dagl-manifest-1"
 
 
 def folder() -> Path:
@@ -30,38 +43,176 @@ def bundled() -> list[Path]:
     return sorted(folder().glob("*.safetensors"))
 
 
-def resolve(model: str | None, task: str, channels: int) -> Path:
-    """The weight file for --model: a path, a bundled name, or (None) the default of the task.
+def imported_folder() -> Path:
+    """Where `dagl weights import` puts what it converts."""
+    return cache() / "weights"
 
-    The default file is named `TASK-gray` or `TASK-color`, and carries the variant that restores best.
-    Raises WeightsError when there is none.
+
+def imported() -> list[Path]:
+    """The user's imported weight files, by name."""
+    return sorted(imported_folder().glob("*.safetensors"))
+
+
+def default_name(task: str, channels: int) -> str:
+    """The name of a task's default model: `TASK-gray` or `TASK-color`, whatever the variant that restores best."""
+    return f"{task}-{'gray' if channels == 1 else 'color'}"
+
+
+def resolve(
+    model: str | None,
+    task: str,
+    channels: int,
+    *,
+    offline: bool = False,
+    progress: hub.Progress = lambda name, done, total: None,
+) -> Path:
+    """The weight file for --model, from the first of these places that has it:
+
+    1. a path;
+    2. the bundled files, by name; None is the default of the task (`default_name`);
+    3. the imported files, by name;
+    4. the Hub, from its cache if it is there: `hub:OWNER/REPO[@REVISION][:FILE]`, or a name in the repository
+       that $DAGL_HUB_REPO gives (OWNER/REPO[@REVISION]; there is none by default).
+
+    offline: nothing is requested. Raises WeightsError when there is none, UsageError for a malformed `hub:`.
     """
-    if model is None:
-        name = f"{task}-{'gray' if channels == 1 else 'color'}"
-    elif os.path.isfile(model):
+    if model is not None and model.startswith("hub:"):
+        return from_hub(hub.parse(model), task, channels, offline=offline, progress=progress)
+    if model is not None and os.path.isfile(model):
         return Path(model)
-    else:
-        name = model.removesuffix(".safetensors")
-    path = folder() / f"{name}.safetensors"
-    if not os.path.isfile(path):
-        names = ", ".join(p.stem for p in bundled()) or "none"
-        where = f"--model {model}" if model else f"no bundled model for {task} with {channels} channel(s)"
-        raise WeightsError(f"{where}: no such file or bundled model (bundled: {names})")
+    name = default_name(task, channels) if model is None else model.removesuffix(".safetensors")
+    for place in (folder(), imported_folder()):
+        if (path := place / f"{name}.safetensors").is_file():
+            return path
+    repository = os.environ.get("DAGL_HUB_REPO")
+    if repository and not re.search(r"[/\\]", name):
+        spec = replace(hub.parse(f"hub:{repository}"), file=f"{name}.safetensors")
+        return from_hub(spec, task, channels, offline=offline, progress=progress)
+    names = ", ".join(p.stem for p in bundled()) or "none"
+    more = "".join(f", {p.stem}" for p in imported())
+    where = f"--model {model}" if model else f"no bundled model for {task} with {channels} channel(s)"
+    raise WeightsError(f"{where}: no such file or bundled model (bundled: {names}{more and '; imported: '}{more[2:]})")
+
+
+def from_hub(
+    spec: hub.Spec,
+    task: str = "denoise",
+    channels: int = 3,
+    *,
+    offline: bool = False,
+    refresh: bool = False,
+    progress: hub.Progress = lambda name, done, total: None,
+) -> Path:
+    """A weight file of a repository on the Hub, checked against the SHA-256 in that commit's manifest.
+
+    The manifest comes first and fixes the commit; the weights are of the same one. So the root of trust is the
+    repository at that commit: with a full commit as the revision, what is loaded can never change.
+    Without a file in `spec` it is the repository's only one, or the default of task and channels.
+    Raises WeightsError; a damaged download is removed.
+    """
+    manifest_path = hub.fetch(replace(spec, file=MANIFEST), offline=offline, refresh=refresh, progress=progress)
+    try:
+        files = read_manifest(manifest_path)["files"]
+    except WeightsError:
+        hub.discard(manifest_path)
+        raise
+    commit = manifest_path.parent.name
+    name = spec.file or (next(iter(files)) if len(files) == 1 else f"{default_name(task, channels)}.safetensors")
+    if name not in files and f"{name}.safetensors" in files:
+        name += ".safetensors"
+    if name not in files:
+        raise WeightsError(f"{spec}: no {name} in its manifest: choose one of {', '.join(files) or 'none'}")
+    path = hub.fetch(replace(spec, revision=commit, file=name), offline=offline, progress=progress)
+    try:
+        check(path, files[name])
+    except WeightsError as error:
+        hub.discard(path)
+        raise WeightsError(f"{error}; it was removed, running the command again fetches it") from None
     return path
+
+
+def sha256(path: Path) -> str:
+    """Raises WeightsError when the file cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise WeightsError(f"{path}: {error.strerror}: download it again") from None
+
+
+def check(path: Path, entry: dict[str, Any]) -> None:
+    """Raises WeightsError unless the file's SHA-256 is that of its entry in the manifest."""
+    found = sha256(path)
+    if found != entry["sha256"]:
+        raise WeightsError(f"{path}: damaged: its SHA-256 is {found[:12]}, the manifest says {entry['sha256'][:12]}")
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """A `manifest.json`: {"format", "licence", "training_data", "files": {name: entry}}, as `export.manifest` makes it.
+
+    Raises WeightsError when it is missing or is none.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        files = found["files"]
+        sound = found["format"] == MANIFEST_FORMAT and all(
+            re.fullmatch(r"[\w-][\w.-]*", name) and re.fullmatch(r"[0-9a-f]{64}", entry["sha256"]) and _is_shown(entry)
+            for name, entry in files.items()
+        )
+        sound = sound and all(isinstance(found.get(key, ""), str) for key in ("licence", "training_data"))
+        sound = sound and all(isinstance(name, str) for name in found.get("training_sets", ()))
+    except FileNotFoundError:
+        raise WeightsError(f"{path}: there is no manifest: `dagl weights manifest {path.parent}` makes one") from None
+    except OSError as error:
+        raise WeightsError(f"{path}: {error.strerror}: make it readable") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        sound = False
+    if not sound:
+        raise WeightsError(f"{path}: not a manifest of dagl weights (format {MANIFEST_FORMAT}): fetch or make it again")
+    return dict(found)
+
+
+def _is_shown(entry: dict[str, Any]) -> bool:
+    """Whether what a card shows of a manifest's entry has the right types."""
+    return (
+        all(isinstance(entry.get(key), str | None) for key in ("licence", "training_data", "note"))
+        and all(
+            isinstance(run["name"], str) and isinstance(run["flags"], str)
+            and isinstance(run["minutes"], int | float) and isinstance(run["steps"], int)
+            for run in entry.get("runs", ())
+        )
+        and all(is_result(row) for row in entry.get("results", ()))
+    )  # fmt: skip
+
+
+def is_result(row: dict[str, Any]) -> bool:
+    """Whether a row is one of `dagl benchmark --json`, as far as the manifest and its card need it."""
+    return (
+        isinstance(row["dataset"], str) and isinstance(row["protocol"], str) and isinstance(row["images"], int)
+        and all(isinstance(row[key], int | float) for key in ("input_psnr", "psnr", "ssim"))
+        and isinstance(row.get("level"), int | float | None)
+        and all(isinstance(value, int | float | None) for pair in row.get("published", {}).values() for value in pair)
+    )  # fmt: skip
 
 
 def describe(path: Path) -> tuple[ModelConfig, dict[str, Any], int]:
     """(configuration, info, parameters) of a weight file, without building the network. Raises WeightsError."""
-    config, state, info = _read(path)
-    return config, info, sum(t.numel() for t in state.values())
+    config, info, shapes = _header(path)
+    return config, info, sum(math.prod(shape) for shape in shapes.values())
 
 
 def save(path: Path, state: dict[str, Tensor], config: ModelConfig, info: dict[str, Any]) -> None:
     """Write a weight file atomically. `info` is free: how the weights were made, and results."""
+    from safetensors.torch import save as serialize
+
     metadata = {"format": FORMAT, "config": json.dumps(config.to_dict()), "info": json.dumps(info)}
+    write(path, serialize({k: v.detach().contiguous().cpu() for k, v in state.items()}, metadata))
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file atomically."""
     temporary = path.with_name(path.name + ".tmp")
     try:
-        temporary.write_bytes(serialize({k: v.detach().contiguous().cpu() for k, v in state.items()}, metadata))
+        temporary.write_bytes(content)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -72,34 +223,41 @@ def load(path: Path) -> tuple[DAGL, dict[str, Any]]:
 
     Raises WeightsError when the file is missing, not a dagl weight file, or does not fit its configuration.
     """
-    config, state, info = _read(path)
+    import torch
+    from safetensors.torch import load_file
+
+    from .model import DAGL, load_strictly
+
+    config, info, _ = _header(path)
     try:
         with torch.device("meta"):
             model = DAGL(config)
         model = model.to_empty(device="cpu")
     except (RuntimeError, TypeError, ValueError) as error:
         raise WeightsError(f"{path}: its configuration is not a network ({_one_line(error)})") from None
-    load_strictly(model, state, str(path))
+    load_strictly(model, {key: value.float() for key, value in load_file(path).items()}, str(path))
     return model.eval(), info
 
 
-def _read(path: Path) -> tuple[ModelConfig, dict[str, Tensor], dict[str, Any]]:
+def _header(path: Path) -> tuple[ModelConfig, dict[str, Any], dict[str, list[int]]]:
+    """(configuration, info, tensor shapes) of a weight file. Raises WeightsError."""
     if not os.path.isfile(path):
         raise WeightsError(f"{path}: no such weight file; `dagl weights list` shows the bundled ones")
     if not os.access(path, os.R_OK):
         raise WeightsError(f"{path}: permission denied: make it readable")
     try:
-        with safe_open(path, "pt") as file:
+        with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
-            state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
+            shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        reason = _one_line(error)
-        raise WeightsError(f"{path}: not a readable safetensors file ({reason}); download or train it again") from None
+        theirs = path.suffix in (".pt", ".pth")
+        remedy = "`dagl weights import` converts the authors' checkpoints" if theirs else "download or train it again"
+        raise WeightsError(f"{path}: not a readable safetensors file ({_one_line(error)}); {remedy}") from None
     if metadata.get("format") != FORMAT:
         raise WeightsError(f"{path}: not a dagl weight file (its metadata lacks format {FORMAT})")
     try:
         config = ModelConfig.from_dict(json.loads(metadata["config"]))
-        return config, state, dict(json.loads(metadata.get("info", "{}")))
+        return config, dict(json.loads(metadata.get("info", "{}"))), shapes
     except (KeyError, ValueError, TypeError, DaglError) as error:
         raise WeightsError(f"{path}: its configuration cannot be read ({_one_line(error)})") from None
 

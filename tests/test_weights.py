@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
-from dagl_cli import weights
+from dagl_cli import hub, weights
 from dagl_cli.cli import app
 from dagl_cli.config import TASKS, ModelConfig
-from dagl_cli.errors import WeightsError
+from dagl_cli.errors import UsageError, WeightsError
 from dagl_cli.model import DAGL
 
 
@@ -128,44 +130,145 @@ def test_what_does_not_fit_is_refused(name: str, tmp_path: Path) -> None:
     assert caught.value.exit_code == 4
 
 
-def test_resolve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "weights"
-    folder.mkdir()
-    monkeypatch.setattr(weights, "folder", lambda: folder)
+def test_a_pytorch_checkpoint_is_told_how_to_import(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(2)}, tmp_path / "model_best.pt")
+    with pytest.raises(WeightsError, match="`dagl weights import` converts"):
+        weights.load(tmp_path / "model_best.pt")
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Empty folders for the bundled and the imported files, and no repository on the Hub."""
+    for name in ("bundled", "imported"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(weights, "folder", lambda: tmp_path / "bundled")
+    monkeypatch.setattr(weights, "imported_folder", lambda: tmp_path / "imported")
+    monkeypatch.delenv("DAGL_HUB_REPO", raising=False)
+    return tmp_path
+
+
+def test_resolve(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[hub.Spec, bool]] = []
+
+    def from_hub(spec: hub.Spec, task: str, channels: int, *, offline: bool, **_: object) -> Path:
+        asked.append((spec, offline))
+        return places / "cached"
+
+    monkeypatch.setattr(weights, "from_hub", from_hub)
     with pytest.raises(WeightsError, match=r"dejpeg with 3 channel\(s\).*bundled: none"):
         weights.resolve(None, "dejpeg", 3)
-    color = saved(folder / "dejpeg-color.safetensors", tiny("dejpeg", 3))
-    own = saved(tmp_path / "own.safetensors", tiny("dejpeg", 3))
+    color = saved(places / "bundled" / "dejpeg-color.safetensors", tiny("dejpeg", 3))
+    shadowed = saved(places / "imported" / "dejpeg-color.safetensors", tiny("dejpeg", 3))
+    theirs = saved(places / "imported" / "release.safetensors", tiny("dejpeg", 3))
+    own = saved(places / "own.safetensors", tiny("dejpeg", 3))
     assert weights.resolve(None, "dejpeg", 3) == color
     assert weights.resolve("dejpeg-color", "denoise", 1) == color
     assert weights.resolve("dejpeg-color.safetensors", "denoise", 1) == color
+    assert weights.resolve(str(shadowed), "dejpeg", 3) == shadowed, "a path comes first"
+    assert weights.resolve("release", "dejpeg", 3) == theirs
     assert weights.resolve(str(own), "dejpeg", 3) == own
-    with pytest.raises(WeightsError, match=r"--model own: .*bundled: dejpeg-color"):
+    with pytest.raises(WeightsError, match=r"--model own: .*bundled: dejpeg-color; imported: dejpeg-color, release"):
         weights.resolve("own", "dejpeg", 3)
+    assert not asked, "no repository is asked unless one is named"
+
+    weights.resolve("hub:a/b@v1", "dejpeg", 3, offline=True)
+    monkeypatch.setenv("DAGL_HUB_REPO", "me/models@v2")
+    assert weights.resolve("dejpeg-color", "dejpeg", 3) == color, "what is here is not fetched"
+    assert weights.resolve(None, "real", 3) == places / "cached"
+    assert weights.resolve("big", "real", 3) == places / "cached"
+    assert asked == [
+        (hub.Spec("a/b", "v1"), True),
+        (hub.Spec("me/models", "v2", "real-color.safetensors"), False),
+        (hub.Spec("me/models", "v2", "big.safetensors"), False),
+    ]
+    with pytest.raises(WeightsError, match="no such file"):
+        weights.resolve("runs/missing.safetensors", "real", 3)
+    with pytest.raises(UsageError, match="OWNER/REPO"):
+        weights.resolve("hub:nonsense", "real", 3)
 
 
-def test_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "folder", lambda: tmp_path)
-    first = saved(tmp_path / "dejpeg-color.safetensors", tiny("dejpeg", 3), step=1234, minutes=5.5)
-    saved(tmp_path / "denoise-gray.safetensors", tiny(graph=False))
-    result = CliRunner().invoke(app, ["weights", "list", "--json"])
+def dagl(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["weights", *arguments])
+
+
+def test_list(places: Path) -> None:
+    first = saved(places / "bundled" / "dejpeg-color.safetensors", tiny("dejpeg", 3), step=1234, minutes=5.5)
+    saved(places / "bundled" / "denoise-gray.safetensors", tiny(graph=False))
+    saved(places / "imported" / "release.safetensors", tiny(), licence="none stated: own use only")
+    result = dagl("list", "--json")
     rows = json.loads(result.stdout)
     assert result.exit_code == 0
-    assert rows[0] == {
-        "name": "dejpeg-color", "task": "dejpeg", "channels": 3, "network": "DAGL", "variant": None,
-        "parameters": sum(p.numel() for p in tiny("dejpeg", 3).parameters()), "steps": 1234, "minutes": 5.5,
-        "path": str(first),
+    parameters = sum(p.numel() for p in tiny("dejpeg", 3).parameters())
+    expected = {
+        "name": "dejpeg-color", "path": str(first), "sha256": weights.sha256(first), "bytes": first.stat().st_size,
+        "task": "dejpeg", "channels": 3, "network": "DAGL", "variant": None, "parameters": parameters, "licence": None,
+        "training_data": None, "training": {"steps": 1234, "minutes": 5.5, "settings": {}}, "from": "bundled",
     }  # fmt: skip
+    assert rows[0] == expected
     assert rows[1]["network"] == "residual, no graph", "what has no graph is not called DAGL"
-    table = CliRunner().invoke(app, ["weights", "list"]).stdout
+    assert (rows[2]["from"], rows[2]["licence"]) == ("imported", "none stated: own use only")
+    table = dagl("list").stdout
     assert "dejpeg-color" in table
     assert "1,234" in table
-    (tmp_path / "bad.safetensors").write_text("hello")
-    result = CliRunner().invoke(app, ["weights", "list", "--json"])
+    assert "none stated" in table
+    (bad := places / "bundled" / "bad.safetensors").write_text("hello")
+    result = dagl("list", "--json")
     assert result.exit_code == 4
     assert result.stdout == ""
-    assert result.stderr.startswith(f"Error: {tmp_path / 'bad.safetensors'}: not a readable")
+    assert result.stderr.startswith(f"Error: {bad}: not a readable")
     assert result.stderr.count("\n") == 1
+
+
+def test_info_and_path(places: Path) -> None:
+    path = saved(places / "bundled" / "denoise-gray.safetensors", tiny(), licence="MIT", training_data="Two photos.")
+    assert dagl("path", "denoise-gray").stdout.strip() == str(path)
+    told = " ".join(dagl("info", "denoise-gray").stdout.split())
+    assert "Two photos." in told
+    assert "MIT" in told
+    assert json.loads(dagl("info", str(path), "--json").stdout)["sha256"] == weights.sha256(path)
+    assert dagl("info", "other").exit_code == 4
+
+
+def test_verify_detects_one_flipped_bit(places: Path) -> None:
+    path = saved(places / "bundled" / "denoise-gray.safetensors", tiny())
+    gone = saved(places / "bundled" / "denoise-color.safetensors", tiny(channels=3))
+    result = dagl("verify")
+    assert result.exit_code == 4
+    assert "there is no manifest: `dagl weights manifest" in result.stderr
+    assert dagl("manifest", str(path.parent)).exit_code == 0
+    assert dagl("verify").exit_code == 0
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    weights.load(path)  # which looks as good as before
+    gone.unlink()
+    result = dagl("verify", "--json")
+    assert result.exit_code == 4
+    assert {row["name"]: row["intact"] for row in json.loads(result.stdout)} == {
+        "denoise-gray": False, "denoise-color": False,
+    }  # fmt: skip
+    assert f"Error: {path}: damaged: its SHA-256 is" in result.stderr
+    assert f"{gone}: missing: install dagl again" in result.stderr
+    assert dagl("verify", "denoise-gray").exit_code == 4
+    saved(path, tiny(shift=1))
+    dagl("manifest", str(path.parent))
+    assert dagl("verify", "denoise-gray").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"format": "dagl-manifest-1", "files": {"../x": {"sha256": ""}}}']
+)
+def test_what_is_no_manifest(content: str, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(WeightsError, match="not a manifest of dagl weights"):
+        weights.read_manifest(tmp_path / "manifest.json")
+
+
+def test_only_loading_needs_torch() -> None:
+    code = "import sys; from dagl_cli import weights; [weights.describe(p) for p in weights.bundled()]; "
+    assert (
+        subprocess.check_output([sys.executable, "-c", code + "print('torch' in sys.modules)"], text=True) == "False\n"
+    )
 
 
 def test_the_bundled_files_are_sound() -> None:

@@ -1,45 +1,350 @@
-"""`dagl weights`: which weights there are."""
+"""`dagl weights`: which weights there are, where they come from, whether they are intact, what one may do with them."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.table import Column, Table
 
-from . import app
+from ..errors import UsageError, WeightsError
+from . import app, errors, say
+from .restore import Json, Offline, Overwrite, Quiet
 
-commands = typer.Typer(help="Bundled weights.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from ..hub import Progress as Report
+
+commands = typer.Typer(help="Weights: bundled, from the Hub, and from DAGL's authors.", no_args_is_help=True)
 app.add_typer(commands, name="weights")
+
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[MODEL]...", help="Bundled or imported names, files, or hub:OWNER/REPO; default: bundled."),
+]
+Name = Annotated[str, typer.Argument(metavar="MODEL", help="Bundled or imported name, file, or hub:OWNER/REPO[:FILE].")]
+Results = Annotated[
+    list[Path] | None, typer.Option("--results", help="Output of `dagl benchmark --json` (may be given again).")
+]
+
+
+def print_json(content: Any) -> None:
+    print(json.dumps(content, indent=2))
+
+
+@contextmanager
+def download_bars(quiet: bool) -> Iterator[Report]:
+    """Progress of downloads, one bar per file."""
+    bars: dict[str, Any] = {}
+    with Progress(
+        TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
+        console=errors, transient=True, disable=quiet or not errors.is_terminal,
+    ) as progress:  # fmt: skip
+
+        def report(name: str, done: int, total: int | None) -> None:
+            if name not in bars:
+                bars[name] = progress.add_task(name)
+            progress.update(bars[name], completed=done, total=total)
+
+        yield report
+
+
+def known(path: Path) -> dict[str, Any]:
+    """Everything that is known of a weight file: its manifest entry, as far as it is of this very file."""
+    from .. import export, weights
+
+    beside = path.parent / weights.MANIFEST
+    manifest = weights.read_manifest(beside) if beside.is_file() else {}
+    previous = manifest.get("files", {}).get(path.name, {})
+    return {"name": path.stem, "path": str(path)} | export.entry(path, {}, previous, ())
+
+
+def located(names: list[str] | None, offline: bool = False) -> list[Path]:
+    """The files that are meant; None: the bundled ones."""
+    from .. import weights
+
+    return [weights.resolve(name, "denoise", 3, offline=offline) for name in names or ()] or weights.bundled()
 
 
 @commands.command("list")
-def list_weights(as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False) -> None:
-    """The bundled weights: task, colours, network, training."""
+def list_weights(as_json: Json = False) -> None:
+    """The bundled and the imported weights: task, colours, network, training, licence."""
+    from .. import weights
+
+    rows = [
+        {key: value for key, value in known(path).items() if key not in ("results", "runs", "note")} | {"from": place}
+        for place, paths in (("bundled", weights.bundled()), ("imported", weights.imported()))
+        for path in paths
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    table = Table("name", "task", "colours", "network", "parameters", "steps", "licence", box=None, pad_edge=False)
+    for column in table.columns[:-1]:
+        column.no_wrap = True
+    table.columns[-1].min_width = 10
+    for row in rows:
+        steps = row["training"].get("steps")
+        table.add_row(
+            row["name"], row["task"], "gray" if row["channels"] == 1 else "RGB", row["network"].split(", ")[-1],
+            f"{row['parameters']:,}", f"{steps:,}" if steps else "", (row["licence"] or "not stated").split(":")[0],
+        )  # fmt: skip
+    Console().print(table)
+
+
+@commands.command()
+def info(model: Name, as_json: Json = False, offline: Offline = False) -> None:
+    """All about one file: network, training and its data, licence, results, SHA-256."""
+    found = known(located([model], offline)[0])
+    if as_json:
+        print_json(found)
+        return
+    training = found["training"]
+    table = Table("", Column(overflow="fold"), show_header=False, box=None)
+    for key, value in (
+        ("name", found["name"]), ("file", f"{found['path']} ({found['bytes']:,} bytes)"), ("SHA-256", found["sha256"]),
+        ("task", found["task"]), ("colours", "gray" if found["channels"] == 1 else "RGB"),
+        ("network", found["network"] + (f" ({found['variant']})" if found["variant"] else "")),
+        ("parameters", f"{found['parameters']:,}"), ("licence", found["licence"] or "not stated"),
+        ("training data", found["training_data"] or "not stated"),
+        ("training", ", ".join(f"{key} {training[key]}" for key in training if key not in ("settings", "data_sha256"))),
+        *((f"run {run['name']}", f"{run['flags']}: {run['minutes']:g} minutes, {run['steps']:,} steps")
+          for run in found.get("runs", ())),
+        *((f"{row['dataset']} {'' if row.get('level') is None else format(row['level'], 'g')}",
+           f"{row['psnr']:.2f} dB, SSIM {row['ssim']:.4f} (input {row['input_psnr']:.2f}; {row['protocol']})")
+          for row in found["results"]),
+        ("note", found.get("note", "")),
+    ):  # fmt: skip
+        if value:
+            table.add_row(key, value)
+    Console(markup=False).print(table)
+
+
+@commands.command()
+def path(model: Name, offline: Offline = False) -> None:
+    """The local path of a model (fetched from the Hub if need be)."""
+    print(located([model], offline)[0])
+
+
+@commands.command()
+def verify(models: Names = None, as_json: Json = False) -> None:
+    """Compare files with the SHA-256 in the manifest beside them; exit code 4 if one differs. Asks no network."""
     from .. import weights
 
     rows = []
-    for path in weights.bundled():
-        config, info, parameters = weights.describe(path)
-        training = info.get("training", {})
-        rows.append(
-            {
-                "name": path.stem, "task": config.task, "channels": config.channels,
-                "network": "DAGL" if config.stages else "residual, no graph",
-                "variant": training.get("variant"), "parameters": parameters,
-                "steps": info.get("step"), "minutes": info.get("minutes"), "path": str(path),
-            }
-        )  # fmt: skip
+    for file in located(models, offline=True):
+        row = {"name": file.stem, "path": str(file), "intact": False, "message": ""}
+        try:
+            entry = weights.read_manifest(file.parent / weights.MANIFEST)["files"].get(file.name)
+            if entry is None:
+                raise WeightsError(f"{file}: not in the manifest beside it: `dagl weights manifest {file.parent}`")
+            weights.check(file, entry)
+            row["intact"] = True
+        except WeightsError as error:
+            row["message"] = str(error)
+        rows.append(row)
+    if not models:  # bundled files that are missing
+        beside = weights.folder() / weights.MANIFEST
+        missing = weights.read_manifest(beside)["files"].keys() - {file.name for file in weights.bundled()}
+        rows += [
+            {"name": Path(name).stem, "path": str(beside.with_name(name)), "intact": False,
+             "message": f"{beside.with_name(name)}: missing: install dagl again"} for name in sorted(missing)
+        ]  # fmt: skip
     if as_json:
-        print(json.dumps(rows, indent=2))
-        return
-    table = Table("name", "task", "colours", "network", "parameters", "steps")
-    table.columns[0].no_wrap = True
+        print_json(rows)
     for row in rows:
-        table.add_row(
-            row["name"], row["task"], "gray" if row["channels"] == 1 else "RGB", row["network"],
-            f"{row['parameters']:,}", f"{row['steps']:,}" if row["steps"] else "?",
-        )  # fmt: skip
-    Console().print(table)
+        if row["message"]:
+            say(f"Error: {row['message']}", "red")
+        elif not as_json:
+            say(f"{row['name']}: intact")
+    if not all(row["intact"] for row in rows):
+        raise typer.Exit(WeightsError.exit_code)
+
+
+@commands.command()
+def download(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[MODEL]...", help="hub:OWNER/REPO[@REVISION][:FILE], or names in --repo."),
+    ] = None,
+    repo: Annotated[
+        str | None, typer.Option(envvar="DAGL_HUB_REPO", help="OWNER/REPO[@REVISION] that plain names belong to.")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    offline: Offline = False,
+) -> None:
+    """Fetch weights from the Hub into its cache, checked by SHA-256; afterwards they work without a network."""
+    from .. import hub, weights
+
+    specs = []
+    for model in models or [""]:
+        if model.startswith("hub:"):
+            specs.append(hub.parse(model))
+        elif repo is None:
+            raise WeightsError(
+                "no weights of dagl are published on the Hub yet (the bundled ones need no download): "
+                "give hub:OWNER/REPO or --repo"
+            )
+        else:
+            file = f"{model.removesuffix('.safetensors')}.safetensors" if model else None
+            specs.append(replace(hub.parse(f"hub:{repo}"), file=file))
+    rows = []
+    with download_bars(quiet) as report:
+        for spec in specs:
+            manifest = hub.fetch(replace(spec, file=weights.MANIFEST), offline=offline, refresh=True, progress=report)
+            names = [spec.file] if spec.file else list(weights.read_manifest(manifest)["files"])
+            for name in names:
+                pinned = replace(spec, revision=manifest.parent.name, file=name)
+                found = weights.from_hub(pinned, offline=offline, progress=report)
+                rows.append({"model": str(pinned), "path": str(found)})
+    if as_json:
+        print_json(rows)
+    elif not quiet:
+        for row in rows:
+            say(f"{row['model']}: {row['path']}")
+
+
+@commands.command("import")
+def import_weights(
+    task: Annotated[str, typer.Option(help="denoise, real, dejpeg or demosaic: which of the authors' models.")],
+    source: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE]", help="Checkpoint (.pt), or a copy of the authors' archive (zip, tar); "
+                       "default: fetched from the authors' repository."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Weight file to write; default: among the imported ones.")
+    ] = None,
+    member: Annotated[str | None, typer.Option(help="Which file of an archive.")] = None,
+    url: Annotated[
+        str | None, typer.Option(envvar="DAGL_RELEASE_URL", help="Mirror of raw.githubusercontent.com.")
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    offline: Offline = False,
+) -> None:  # fmt: skip
+    """Convert a checkpoint of DAGL's authors. Their repository states no licence: for your own use only.
+
+    The checkpoint is read as plain tensors, and nothing in it is run. The conversion is strict, and the written file
+    is proven to give the same output on a test image.
+    """
+    from .. import weights
+    from ..config import TASKS
+
+    if task not in TASKS:
+        raise UsageError(f"--task {task} is unknown: choose one of {', '.join(TASKS)}")
+    name = f"release-{weights.default_name(task, 1 if task in ('denoise', 'dejpeg') else 3)}"
+    target = output or weights.imported_folder() / f"{name}.safetensors"
+    if target.exists() and not overwrite:
+        raise UsageError(f"{target} exists: --overwrite replaces it")
+    if source is None and offline:
+        raise WeightsError("--offline: give the checkpoint or the archive as a FILE")
+    from .. import export, release
+
+    checkpoint = release.CHECKPOINTS[task]
+    if source is None:
+        content = release.fetch(task, url or release.HOST)
+        said = f"{checkpoint.path} of github.com/{release.REPOSITORY} at {release.COMMIT[:12]}"
+    else:
+        content = release.read(source, task, member)
+        said = source.name
+    found = release.convert(content, task, target, said)
+    if output is None:  # among those of dagl alone
+        export.record(target)
+    if as_json:
+        print_json({"path": str(target), "name": target.stem} | found)
+        return
+    if quiet:
+        return
+    origin = "the authors' file" if found["authors_file"] else "not a file whose hash is known"
+    say(f"{said}: git blob {found['git_blob'][:12]} ({origin})")
+    say(f"{target}: written; on a test image it differs from the checkpoint by {found['difference']:.1e} (float64)")
+    say(f"Licence: {found['licence']}.", "yellow")
+    say(f"Use it: dagl {'denoise --real' if task == 'real' else task} --model {output or target.stem} IN OUT")
+
+
+def say_unused(rows: list[dict[str, Any]], made: dict[str, Any]) -> None:
+    """Tell of results that were measured on something else."""
+    from .. import export
+
+    if count := export.unused(rows, made):
+        say(f"--results: {count} of {len(rows)} rows are of other weights or methods and were left out", "yellow")
+
+
+@commands.command()
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write.")],
+    models: Annotated[
+        list[str] | None, typer.Option("--model", help="Name or file (may be given again); default: the bundled ones.")
+    ] = None,
+    results: Results = None,
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="ONNX networks instead of a folder for the Hub: needs dagl[onnx].")
+    ] = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    offline: Offline = False,
+) -> None:
+    """A folder that is ready for the Hub: weights, manifest, model card. Or, with --onnx, ONNX networks."""
+    from .. import export
+
+    paths = located(models, offline)
+    if onnx:
+        targets = [folder / f"{path.stem}.onnx" for path in paths]
+        for target in targets:
+            if target.exists() and not overwrite:
+                raise UsageError(f"{target} exists: --overwrite replaces it")
+        for file, target in zip(paths, targets):
+            difference = export.onnx(file, target)
+            if not quiet:
+                say(f"{target}: opset {export.OPSET}, differs from PyTorch by {difference:.1e} at most (two sizes)")
+        return
+    measured = export.read_results(results or [])
+    made = export.export(paths, folder, measured, overwrite=overwrite)
+    if quiet:
+        return
+    say_unused(measured, made)
+    say(f"{folder}: {len(paths)} weight file(s), {', '.join((export.CARD, 'manifest.json', export.CONFIG))}")
+    unstated = [path for path in paths if not made["files"][path.name]["licence"]]
+    unlicensed = [name for name, e in made["files"].items() if not re.match("MIT|CC|Apache", e["licence"] or "MIT")]
+    for path in unstated:
+        say(
+            f'{path}: no licence is stated: before you publish it, write a "licence" (and "training_data") into '
+            f"{path.parent / 'manifest.json'} (`dagl weights manifest {path.parent}` makes it) and export it again",
+            "yellow",
+        )
+    if unlicensed:
+        say(f"Do not publish it: {', '.join(unlicensed)} may not be passed on (see the licence in its card).", "yellow")
+    elif not unstated:
+        say(f"Publish it: hf upload OWNER/REPO {folder} .")
+
+
+@commands.command()
+def manifest(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of weight files, as weights/ of the source.")],
+    results: Results = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write a folder's manifest.json and README.md anew, from its files and the benchmark's output.
+
+    What people wrote into manifest.json is kept: licence, training_data and training_sets, which hold for new files,
+    and of unchanged files all of it, with their runs, note and results.
+    """
+    from .. import export
+
+    measured = export.read_results(results or [])
+    made = export.publish(folder, measured)
+    if quiet:
+        return
+    say_unused(measured, made)
+    for name, e in made["files"].items():
+        say(f"{name}: {len(e['results'])} results, {len(e.get('runs', []))} runs, licence {e['licence']}")

@@ -1,0 +1,166 @@
+"""One file from the Hugging Face Hub, from its cache if it is there. Loads no torch.
+
+What the Hub's own client is configured with holds here too: HF_ENDPOINT, HF_HOME, HF_TOKEN (`hf auth login`),
+HF_HUB_OFFLINE, HF_HUB_ETAG_TIMEOUT and the proxy variables.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import os
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .errors import UsageError, WeightsError
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+"""A full commit: what it names never changes, so a cached copy needs no request."""
+SPEC = re.compile(r"hub:(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^@:]+))?(?::(?P<file>[\w.-]+))?")
+SECONDS = 5
+"""Without an answer, after which a host counts as dead; HF_HUB_ETAG_TIMEOUT takes its place."""
+
+Progress = Callable[[str, int, int | None], None]
+"""Called with a file's name, the bytes that are here, and the bytes in all (None: not known)."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """`hub:OWNER/REPO[@REVISION][:FILE]`: a repository, a commit (or branch, or tag), a file in it."""
+
+    repository: str
+    revision: str = "main"
+    file: str | None = None
+
+    def __str__(self) -> str:
+        return f"hub:{self.repository}@{self.revision}" + (f":{self.file}" if self.file else "")
+
+
+def parse(text: str) -> Spec:
+    """Raises UsageError."""
+    match = SPEC.fullmatch(text)
+    if not match:
+        raise UsageError(f"'{text}' is no model on the Hub: write hub:OWNER/REPO, hub:OWNER/REPO@REVISION:FILE")
+    return Spec(match["repository"], match["revision"] or "main", match["file"])
+
+
+def fetch(
+    spec: Spec, *, offline: bool = False, refresh: bool = False, progress: Progress = lambda name, done, total: None
+) -> Path:
+    """The local path of a file: `.../snapshots/COMMIT/FILE` in the Hub's cache.
+
+    A cached copy is taken without a request, whatever branches have become since, unless `refresh` asks for the
+    newest. What is fetched is not checked here, because the Hub's client compares sizes only.
+    Raises WeightsError, one line with the remedy, for whatever is in the way.
+    """
+    try:
+        import huggingface_hub as hf
+        from huggingface_hub.utils import (  # type: ignore[attr-defined]
+            build_hf_headers,
+            disable_progress_bars,
+            get_session,
+            hf_raise_for_status,
+        )
+    except ValueError as error:  # it reads its environment variables when it is imported
+        raise WeightsError(f"{spec}: huggingface_hub refuses a setting ({error}): correct the HF_ variables") from None
+
+    assert spec.file is not None
+    offline = offline or hf.constants.HF_HUB_OFFLINE
+    try:
+        cached = hf.try_to_load_from_cache(spec.repository, spec.file, revision=spec.revision)
+        if isinstance(cached, str) and not (refresh and not offline and not COMMIT.fullmatch(spec.revision)):
+            return Path(cached)
+        if offline:
+            raise hf.errors.LocalEntryNotFoundError("offline")
+        # one request first: hf_hub_download answers a dead host with half a minute of attempts
+        timeout = int(os.environ.get("HF_HUB_ETAG_TIMEOUT") or SECONDS)
+        url = hf.hf_hub_url(spec.repository, spec.file, revision=spec.revision)
+        answer = get_session().head(url, headers=build_hf_headers(), timeout=timeout)
+        hf_raise_for_status(answer)
+        size = int(answer.headers.get("X-Linked-Size") or answer.headers.get("Content-Length") or 0) or None
+        progress(spec.file, 0, size)
+        extra: dict[str, Any] = {}
+        if "tqdm_class" in inspect.signature(hf.hf_hub_download).parameters:  # since huggingface_hub 1.0
+            extra["tqdm_class"] = _bar(spec.file, progress)
+        disable_progress_bars()
+        hf.logging.set_verbosity_error()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # little room: either it suffices, or the error says so
+            path = hf.hf_hub_download(
+                spec.repository, spec.file, revision=spec.revision, etag_timeout=timeout, library_name="dagl", **extra
+            )
+        progress(spec.file, size or 1, size or 1)
+        return Path(path)
+    except Exception as error:  # whatever HTTP library the client is built on: requests, httpx or httpx2
+        raise WeightsError(f"{spec}: {_explain(error, spec)}") from None
+
+
+def discard(path: Path) -> None:
+    """Remove a damaged file from the Hub's cache, so that the next attempt fetches it again."""
+    for part in (path.resolve(), path):
+        try:
+            part.unlink(missing_ok=True)
+        except OSError:  # a cache that cannot be written to
+            return
+
+
+def _bar(name: str, progress: Progress) -> type:
+    """A tqdm that draws nothing and tells `progress`."""
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    class Bar(tqdm):  # type: ignore[misc]
+        monitor_interval = 0
+
+        def __init__(self, *args: Any, **settings: Any) -> None:
+            super().__init__(*args, **settings | {"disable": False, "file": io.StringIO()})
+
+        def display(self, *args: Any, **settings: Any) -> None:
+            pass
+
+        def update(self, n: float | None = 1) -> None:
+            super().update(n)
+            progress(name, int(self.n), None if self.total is None else int(self.total))
+
+    return Bar
+
+
+def _explain(error: Exception, spec: Spec) -> str:
+    """What went wrong and what to do, from the most special class of error to the most general."""
+    import huggingface_hub as hf
+
+    page = f"{hf.constants.ENDPOINT}/{spec.repository}"
+    whole = spec if (spec.file or "").endswith(".safetensors") else replace(spec, file=None)  # with the manifest
+    text = " ".join(str(error).split())
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    match error:
+        case hf.errors.GatedRepoError():
+            return f"access is gated: accept its terms on {page}, then `hf auth login` or set HF_TOKEN"
+        case hf.errors.RepositoryNotFoundError():
+            return "no such repository, or it is private: check the name, or `hf auth login` or set HF_TOKEN"
+        case hf.errors.RevisionNotFoundError():
+            return f"no such revision: choose a commit, branch or tag of {page}/commits"
+        case hf.errors.LocalEntryNotFoundError() | hf.errors.OfflineModeIsEnabled():
+            return (
+                f"not in the Hub's cache, and dagl is offline: run `dagl weights download {whole}` once with a network"
+            )
+        case hf.errors.EntryNotFoundError():
+            return f"no such file in the repository: {page}/tree/{spec.revision} shows what there is"
+        case hf.errors.HFValidationError():
+            return "no valid name of a repository: write hub:OWNER/REPO"
+        case hf.errors.HfHubHTTPError() if status in (401, 403):
+            return f"the Hub refuses access ({status}): `hf auth login` or set HF_TOKEN to one that may read {page}"
+        case hf.errors.HfHubHTTPError() if status is not None:
+            return f"the Hub answers {status}: try again later, or give a file with --model"
+        case _ if re.search(r"onsistency check|complete message body|IncompleteRead|broken: ", text):
+            return "the download was cut off: run the command again"
+        case OSError() if error.errno is not None and error.strerror and not isinstance(error, ConnectionError):
+            cache = hf.constants.HF_HUB_CACHE
+            return f"cannot write to the cache {cache} ({error.strerror}): make room there, or set HF_HOME elsewhere"
+    return (
+        f"cannot reach {hf.constants.ENDPOINT} ({type(error).__name__}{': ' if text else ''}{text[:200]}): "
+        "check the network and proxy, or give a file with --model"
+    )
