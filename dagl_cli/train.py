@@ -1,71 +1,276 @@
-"""Training, one explicit loop."""
+"""Training, one explicit loop.
+
+Batch i depends on the seed and on i alone, so that a resumed run, and a run of several processes (torchrun), goes the
+same way as an uninterrupted run of one process.
+"""
 
 from __future__ import annotations
 
+import copy
+import io
 import json
 import math
 import os
+import signal
+import subprocess
+import threading
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.nn.parallel import DistributedDataParallel
 
-from . import __version__, degrade, weights
-from .config import ModelConfig, model_config
+from . import __version__, degrade, metrics, presets, weights
+from . import report as pages
 from .data import Crops, Photos, load_photos
-from .errors import UsageError, WeightsError
-from .metrics import psnr
-from .model import DAGL
+from .errors import DaglError, UsageError, WeightsError
+from .model import DAGL, ResBlock
+from .pipeline import is_out_of_memory, pick_device
+from .presets import TrainConfig
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+FREE_ON_RESUME = {
+    "data", "output", "minutes", "steps", "micro_batch", "compile", "device", "threads", "workers", "log_minutes",
+    "save_minutes", "tensorboard",
+}  # fmt: skip
+"""Settings that a resumed run may change: how long and how it is computed, not what. --data is checked by content."""
+MOST_BAD_BATCHES = 100
+"""After so many batches in a row whose loss is not finite, a run is given up."""
+
+Row = dict[str, Any]
 
 
-@dataclass
-class TrainConfig:
-    """Everything that decides a run's result, saved with the weights."""
+def train(
+    config: TrainConfig, *, resume: bool = False, command: str = "",
+    report: Callable[[Row], None] = lambda row: None, progress: Callable[[int, float], None] = lambda step, done: None,
+) -> Path:  # fmt: skip
+    """Train and return the path of the averaged weights, `output/model.safetensors` (float16).
 
-    task: str
-    data: list[Path]
-    output: Path
-    channels: int = 1
-    variant: str = "lite"
-    model: dict[str, Any] = field(default_factory=dict)
-    """Settings of `ModelConfig` that differ from the variant's."""
-    minutes: float | None = None
-    """Length of the run; the learning rate falls to zero over it. Exactly one of minutes and steps."""
-    steps: int | None = None
-    batch: int = 8
-    crop: int = 64
-    lr: float = 1e-3
-    warmup: int = 300
-    """Steps over which the learning rate rises."""
-    clip: float = 0.5
-    """Largest gradient norm."""
-    ema: float = 0.999
-    seed: int = 0
-    precision: str = "auto"
-    """'fp32', 'bf16', or 'auto': the faster one, measured at the start."""
-    device: str = "cpu"
-    init_from: Path | None = None
-    """Weights to start from: tensors of equal name and shape are taken, the rest stays fresh."""
-    save_minutes: float = 2.0
+    `output` also gets `run.toml` (the settings), `state.pt` (to resume), `log.jsonl` and `report.html`.
+    Started by torchrun, every process takes its share of each batch; the first one writes.
 
-    def __post_init__(self) -> None:
-        if (self.minutes is None) == (self.steps is None):
-            raise UsageError("give exactly one of --minutes and --steps")
-        if self.crop % 2 or self.crop < 16:
-            raise UsageError(f"--crop must be even and at least 16, not {self.crop}")
-
-    def model_config(self) -> ModelConfig:
-        base = model_config(self.variant, self.task, self.channels).to_dict()
-        return ModelConfig.from_dict(base | self.model)
+    command: the command line, saved with the weights; those of resumed runs follow the first one. report: called with
+    every row of the log. progress: called after every step with the number of steps and the share of the run that is
+    done.
+    Raises UsageError for a folder that has a run already (without resume) or has none (with it), or that resumes
+    with other settings or images; KeyboardInterrupt("saved") after SIGINT or SIGTERM, when the run is saved,
+    KeyboardInterrupt at once after a second one; DaglError when the numbers run away, memory does not suffice, or the
+    disk is full.
+    """
+    with processes(config.device) as world, stop_signals() as stop, ExitStack() as held:
+        try:
+            return _train(config, world, stop, held, resume, command, report, progress)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise DaglError(f"out of memory on {world.device}: use a smaller --micro-batch") from None
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise DaglError(f"-o {config.output}: {reason} ({error.filename or 'while writing'})") from None
 
 
-def loss_function(restored: Tensor, clean: Tensor) -> Tensor:
+def _train(
+    config: TrainConfig, world: World, stop: threading.Event, held: ExitStack, resume: bool, command: str,
+    report: Callable[[Row], None], progress: Callable[[int, float], None],
+) -> Path:  # fmt: skip
+    state_path, model_path = config.output / "state.pt", config.output / "model.safetensors"
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    state = read_state(config.output, resume, world.device)
+    config = continued(config, state["settings"]) if state else config
+    if config.batch % world.size:
+        raise UsageError(f"--batch {config.batch} must be a multiple of the number of processes, {world.size}")
+    share = config.batch // world.size
+    rows = slice(world.rank * share, (world.rank + 1) * share)
+    micro = min(config.micro_batch or share, share)
+
+    # data
+    depth = 8 if config.task == "dejpeg" else 16
+    training, held_out = load_photos(config.data, config.channels, config.crop + 8, depth=depth)
+    if state and state["data"] != training.fingerprint:
+        raise UsageError("--data holds other images than the run that --resume continues")
+    shape, device = config.model_config(), world.device
+    cuda, encodes = device.type == "cuda", config.task in ("dejpeg", "real")
+    workers = config.workers if config.workers is not None else min(8, os.cpu_count() or 1) if cuda else 0
+    beside = encodes or not fits(training, device)  # whether crops are made on the CPU
+    crops = Crops(
+        training, config.task, config.crop, config.batch, config.seed, rows=rows, sigma=config.sigma,
+        device="cpu" if beside else device,
+    )  # fmt: skip
+    count = len(training.images)
+    training.images.clear()  # the crops have a copy
+    pairs = validation_pairs(held_out, config.task, 25.0 if config.sigma is None else config.sigma)
+
+    # model
+    torch.manual_seed(config.seed)
+    model = DAGL(shape)
+    if config.small_residuals:
+        initialise(model)
+    started_from = init_from(model, config.init_from, config) if config.init_from and not state else None
+    model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = copy.deepcopy(model).eval().requires_grad_(False)
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, fused=True)
+    if config.precision == "auto":
+        config = replace(config, precision=world.agree(faster_precision(config, device)))
+    step, elapsed, skipped = 0, 0.0, 0
+    if state:
+        model.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        step, elapsed, skipped = state["step"], state["elapsed"], state["skipped"]
+        earlier = state.get("command", "")
+        command = earlier if earlier.endswith(command) else " && ".join(c for c in (earlier, command) if c)
+    if cuda:
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
+
+    def autocast() -> AbstractContextManager[Any]:
+        dtype = DTYPES[config.precision]
+        return torch.autocast(device.type, dtype) if dtype != torch.float32 else nullcontext()
+
+    def loss_of(network: nn.Module, degraded: Tensor, clean: Tensor, sigma: Tensor | None) -> Tensor:
+        with autocast():
+            restored = network(degraded, sigma if shape.noise_map else None)
+        return LOSSES[config.loss](restored, clean)
+
+    log = Log(config, report if world.rank == 0 else None, step)
+    network: nn.Module = model
+    if config.compile == "on" or (config.compile == "auto" and cuda):
+        trial, clean, sigma = crops.degraded(tuple(t.to(device) for t in crops[step]), step)
+        trial = trial.contiguous(memory_format=torch.channels_last)[:micro]
+        try:
+            network = torch.compile(model)  # type: ignore[assignment]
+            loss_of(network, trial, clean[:micro], None if sigma is None else sigma[:micro]).backward()
+        except Exception as error:
+            network = model
+            why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            log.write({"warning": f"not compiled, slower: {why[:200]} (--compile off says so from the start)"})
+        optimizer.zero_grad()
+    if world.size > 1:
+        network = DistributedDataParallel(network)
+
+    def save() -> None:
+        info = {
+            "version": __version__, "commit": commit(), "command": command, "training": config.named(), "step": step,
+            "minutes": round(elapsed / 60, 2), "photos": count, "data_sha256": training.fingerprint,
+            "device": device.type, "precision": config.precision, "processes": world.size, "skipped_batches": skipped,
+        }  # fmt: skip
+        buffer = io.BytesIO()
+        torch.save(
+            {
+                "model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict(),
+                "step": step, "elapsed": elapsed, "skipped": skipped, "data": training.fingerprint,
+                "settings": plain(config), "command": command,
+            },
+            buffer,
+        )  # fmt: skip
+        write(state_path, buffer.getbuffer())
+        weights.save(model_path, {k: v.half() for k, v in average.state_dict().items()}, shape, info)
+
+    def validate() -> Row:
+        if not pairs:
+            return {}
+        with torch.no_grad():
+            restored = [
+                average(x.to(device), s if shape.noise_map else None).float().clamp(0, 1).cpu() for x, _, s in pairs
+            ]
+        log.crops = [(x, clean, y) for (x, clean, _), y in zip(pairs, restored)]
+        ssim = metrics.SSIM[config.task]
+        quality = [(metrics.psnr(y[0], clean[0]), ssim(y[0], clean[0])) for y, (_, clean, _) in zip(restored, pairs)]
+        means = [round(float(v), 4) if np.isfinite(v) else None for v in np.mean(quality, 0)]  # JSON has no NaN
+        return dict(zip(("psnr", "ssim"), means))
+
+    world.wait()  # everyone has looked at the folder
+    if world.rank == 0:
+        config.output.mkdir(parents=True, exist_ok=True)
+        held.enter_context(alone(config.output))
+        log.clean()
+        write(config.output / "run.toml", presets.to_toml(config).encode())
+        if training.left_out:
+            log.write({"left_out": training.left_out})
+        if not pairs and not state:
+            log.write({"warning": "no photo is held out for validation (that takes eight): there will be no PSNR"})
+        if started_from:
+            log.write(started_from)
+        save()  # of a resumed run too: a kill may have come between the checkpoint and the weights
+
+    # counters on the device: reading them every step would make the host wait for it
+    total = torch.zeros((), device=device)
+    good, bad, bad_in_a_row = (torch.zeros((), device=device) for _ in range(3))
+    parameters, averaged = list(model.parameters()), list(average.parameters())
+    clock = time.monotonic() - elapsed
+    last_log, last_save, last_step, before = elapsed, elapsed, step, skipped
+    for step, levels in crops.ahead(step, workers if beside else 0):  # noqa: B020
+        elapsed, stopped = world.agree_on_time(time.monotonic() - clock, stop.is_set())
+        done = elapsed / (60 * config.minutes) if config.minutes is not None else step / (config.steps or 1)
+        finished = done >= 1
+        due = finished or stopped or elapsed - last_log >= 60 * config.log_minutes
+        if world.rank == 0 and due and step > last_step:
+            skipped = before + int(bad)
+            if bad_in_a_row >= MOST_BAD_BATCHES:
+                raise DaglError(
+                    f"the last {int(bad_in_a_row)} losses were not finite: start again with --lr below {config.lr:g}"
+                )
+            row = {
+                "step": step, "minutes": round(elapsed / 60, 3),
+                "loss": round(float(total / good), 4) if good else None,
+                "lr": learning_rate(config, step, done), "skipped": skipped,
+                "steps_per_second": round((step - last_step) / max(1e-9, elapsed - last_log), 2),
+            }  # fmt: skip
+            total.zero_()
+            good.zero_()
+            last_log, last_step = elapsed, step
+            saves = finished or stopped or elapsed - last_save >= 60 * config.save_minutes
+            if saves:
+                save()
+                last_save = elapsed
+                row |= validate()
+            log.write(row, page=saves)
+        if finished or stopped:
+            break
+
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, step, done)
+        degraded, clean, sigma = crops.degraded(tuple(t.to(device, non_blocking=True) for t in levels), step)
+        degraded = degraded.contiguous(memory_format=torch.channels_last)
+        loss = torch.zeros((), device=device)
+        for start in range(0, share, micro):
+            part = slice(start, start + micro)
+            last = start + micro >= share
+            with nullcontext() if last or world.size == 1 else network.no_sync():  # type: ignore[operator]
+                some = loss_of(network, degraded[part], clean[part], None if sigma is None else sigma[part])
+                some = some * (len(clean[part]) / share)
+                some.backward()
+            loss += some.detach()
+        norm = nn.utils.clip_grad_norm_(parameters, config.clip or math.inf)
+        wrong = (~torch.isfinite(norm)).float()
+        optimizer.found_inf = wrong  # type: ignore[attr-defined]  # the fused step does nothing where it is 1
+        optimizer.step()
+        optimizer.zero_grad()
+        decay = min(config.ema, (1 + step) / (10 + step))  # young averages forget the initial weights faster
+        torch._foreach_lerp_(averaged, [p.detach() for p in parameters], 1 - decay)
+        total += torch.where(wrong > 0, torch.zeros_like(loss), loss)
+        good += 1 - wrong
+        bad += wrong
+        bad_in_a_row = (bad_in_a_row + wrong) * wrong
+        progress(step + 1, (step + 1) / config.steps if config.steps else done)
+    log.close()
+    if stopped:
+        raise KeyboardInterrupt("saved")
+    return model_path
+
+
+# --- what is optimised -----------------------------------------------------------------------------------------------
+
+
+def psnr_loss(restored: Tensor, clean: Tensor) -> Tensor:
     """Mean over the crops of ln MSE: what PSNR measures, so that every noise level and quality counts the same.
 
     (B, C, H, W) both. The floor, (1/255)², keeps crops that are already perfect from dominating.
@@ -74,29 +279,49 @@ def loss_function(restored: Tensor, clean: Tensor) -> Tensor:
     return (error + 255**-2).log().mean()
 
 
-def faster_precision(model: nn.Module, config: TrainConfig) -> torch.dtype:
-    """bfloat16 where this machine convolves faster with it (CPUs with AMX, GPUs), float32 elsewhere: measured."""
-    if config.precision != "auto":
-        return {"fp32": torch.float32, "bf16": torch.bfloat16}[config.precision]
-    x = torch.rand(config.batch, 64, config.crop // 2, config.crop // 2, device=config.device)
-    layer = nn.Conv2d(64, 64, 3, padding=1, device=config.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "psnr": psnr_loss,
+    "mse": lambda restored, clean: (restored.float() - clean).square().mean(),
+    "l1": lambda restored, clean: (restored.float() - clean).abs().mean(),
+}
+
+
+def learning_rate(config: TrainConfig, step: int, done: float) -> float:
+    """done: share of the run, 0-1."""
+    warm = min(1.0, max((step + 1) / max(1, config.warmup), 10 * done))
+    if config.schedule == "step":
+        return config.lr * warm * 0.5 ** (step // config.halve_every)
+    return config.lr * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def fits(photos: Photos, device: torch.device) -> bool:
+    """Whether the photos leave at least half of the GPU's free memory to the training."""
+    if device.type != "cuda":
+        return True
+    return 2 * sum(pixels.nbytes for pixels in photos.images) <= torch.cuda.mem_get_info(device)[0]
+
+
+def faster_precision(config: TrainConfig, device: torch.device) -> str:
+    """'bf16' where this machine convolves faster with it (CPUs with AMX, GPUs), 'fp32' elsewhere: measured."""
+    x = torch.rand(config.batch, 64, config.crop // 2, config.crop // 2, device=device)
+    layer = nn.Conv2d(64, 64, 3, padding=1, device=device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        with torch.autocast(config.device, dtype, enabled=dtype != torch.float32):
+    for name, dtype in DTYPES.items():
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             for _ in range(3):
                 start = time.perf_counter()
                 for _ in range(5):
                     layer(x).float().sum().backward()
-                if config.device == "cuda":
-                    torch.cuda.synchronize()
-                seconds[dtype] = time.perf_counter() - start
-    return min(seconds, key=lambda d: seconds[d])
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                seconds[name] = time.perf_counter() - start
+    return min(seconds, key=lambda name: seconds[name])
 
 
 def initialise(model: DAGL) -> None:
     """Small initial residuals: every branch that is added to its input starts near zero, the graph at zero."""
     with torch.no_grad():
-        for block in model.blocks:
+        for block in [m for m in model.modules() if isinstance(m, ResBlock)]:
             block.get_parameter("conv2.weight").mul_(0.1)
         for stage in model.stages:
             stage.get_parameter("merge.weight").zero_()
@@ -104,25 +329,288 @@ def initialise(model: DAGL) -> None:
         model.conv_out.weight.mul_(0.1)
 
 
-def init_from(model: DAGL, path: Path) -> list[str]:
-    """Take every tensor of equal name and shape from another weight file; returns the names left as they were."""
-    other = weights.load(path)[0].state_dict()
-    own = model.state_dict()
+def init_from(model: DAGL, source: str, config: TrainConfig) -> Row:
+    """Take every tensor of equal name and shape from a weight file or bundled model; what became of the others.
+
+    'channels differ': tensors of the first and last layers that have another number of input or output channels;
+    'fresh': the model's other tensors that the file lacks; 'unused': those of the file that have no place.
+    Raises WeightsError.
+    """
+    try:
+        path = weights.resolve(source, config.task, config.channels)
+    except WeightsError as error:
+        raise WeightsError(str(error).replace("--model", "--init-from", 1)) from None
+    other, own = weights.load(path)[0].state_dict(), model.state_dict()
     matching = {k: v for k, v in other.items() if k in own and own[k].shape == v.shape}
     if not matching:
-        raise WeightsError(f"--init-from {path}: no tensor fits this model")
+        raise WeightsError(f"--init-from {source}: no tensor fits this model: choose one of the same variant")
     model.load_state_dict(matching, strict=False)
-    return sorted(own.keys() - matching.keys())
+    left = own.keys() - matching.keys()
+    channels = {k for k in left if k in other and k.startswith(("conv_in.", "conv_out."))}
+    return {
+        "init_from": path.name, "taken": len(matching), "channels differ": sorted(channels),
+        "fresh": sorted(left - channels), "unused": sorted(other.keys() - matching.keys() - channels),
+    }  # fmt: skip
 
 
-def validation_pairs(photos: Photos, task: str) -> list[tuple[Tensor, Tensor, float | None]]:
-    """(degraded, clean, sigma) of up to 8 held-out photos' centres, 192x192, one fixed degradation each."""
+# --- more than one process, signals ----------------------------------------------------------------------------------
+
+
+@dataclass
+class World:
+    """The processes of a run, as torchrun's environment variables describe them; one without them."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    def agree(self, text: str) -> str:
+        """The first process's text."""
+        if self.size == 1:
+            return text
+        box = [text]
+        dist.broadcast_object_list(box, device=torch.device("cpu"))
+        return box[0]
+
+    def agree_on_time(self, seconds: float, stop: bool) -> tuple[float, bool]:
+        """The first process's clock and whether to stop, so that all have the same learning rate and end together."""
+        if self.size == 1:
+            return seconds, stop
+        box = torch.tensor([seconds, stop], dtype=torch.float64)
+        dist.broadcast(box, 0)  # over gloo, on the CPU: no wait for the GPU
+        return float(box[0]), bool(box[1])
+
+    def wait(self) -> None:
+        if self.size > 1:
+            dist.broadcast(torch.zeros(1), 0)
+            self.agree_on_time(0.0, False)
+
+
+@contextmanager
+def processes(device: str) -> Iterator[World]:
+    """Joins the other processes of torchrun, if there are any."""
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    if size == 1:
+        yield World(0, 1, pick_device(device))
+        return
+    where = pick_device(device)
+    if where.type == "cuda":
+        if (local := int(os.environ["LOCAL_RANK"])) >= torch.cuda.device_count():
+            raise UsageError(f"torchrun --nproc-per-node is more than the {torch.cuda.device_count()} GPUs here")
+        where = torch.device("cuda", local)
+        torch.cuda.set_device(where)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo")
+    try:
+        yield World(dist.get_rank(), size, where)
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def stop_signals() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set, so that the step at hand is finished. The second one stops at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    former = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def write(path: Path, data: bytes | memoryview) -> None:
+    """All of it or nothing; on the disk when this returns. Raises OSError."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """A lock on the folder, which ends with the process; none where there are no such locks. Raises UsageError."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"--output {folder}: another process is training there") from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(number)
+
+
+def plain(config: TrainConfig) -> Row:
+    """The settings without types of this package, as `state.pt` holds them."""
+    return asdict(config) | {"data": [str(folder) for folder in config.data], "output": str(config.output)}
+
+
+def read_state(output: Path, resume: bool, device: torch.device) -> dict[str, Any] | None:
+    """The checkpoint to resume from; None for a new run. Raises UsageError, DaglError."""
+    path = output / "state.pt"
+    if path.exists() != resume:
+        hint = "holds a run already: --resume continues it" if not resume else "holds no run to --resume"
+        raise UsageError(f"--output {output} {hint}")
+    if not resume:
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+        state["settings"]["task"]
+    except Exception as error:  # a damaged file fails in many ways
+        raise DaglError(f"{path}: not a checkpoint of this version ({type(error).__name__}): start a new run") from None
+    return state
+
+
+def continued(config: TrainConfig, saved: Row) -> TrainConfig:
+    """config, to resume a run that had the saved settings. Raises UsageError if it would go another way."""
+    if config.precision == "auto":
+        config = replace(config, precision=saved["precision"])
+    new = plain(config)
+    for name, value in saved.items():
+        if name not in FREE_ON_RESUME and new[name] != value:
+            raise UsageError(
+                f"{presets.flag(name)} {new[name]} differs from the run in {config.output} ({value}): "
+                "leave it out to resume, or start a new run"
+            )
+    return config
+
+
+def commit() -> str | None:
+    """The git commit of a checkout, with '+' if files differ from it; None for an installed package."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True).stdout
+
+    try:
+        return git("rev-parse", "HEAD").strip() + ("+" if git("status", "--porcelain", "-uno", "dagl_cli") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+class Log:
+    """`log.jsonl`, `report.html` and, if wanted, TensorBoard's events.
+
+    Args:
+        report: called with each row; None: this process writes nothing.
+        step: where the run goes on.
+    """
+
+    def __init__(self, config: TrainConfig, report: Callable[[Row], None] | None, step: int) -> None:
+        self.config, self.report, self.step = config, report, step
+        self.path = config.output / "log.jsonl"
+        self.crops: list[tuple[Tensor, Tensor, Tensor]] = []
+        """(degraded, clean, restored) of the last validation."""
+        self.board = None
+        if config.tensorboard and report:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                raise UsageError("--tensorboard needs a package: pip install 'dagl[tensorboard]'") from None
+            self.board = SummaryWriter(str(config.output))
+
+    def rows(self) -> list[Row]:
+        """All rows that are whole."""
+        rows = []
+        for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []:
+            try:
+                rows.append(json.loads(line))
+            except ValueError:  # a kill while writing
+                continue
+        return rows
+
+    def clean(self) -> None:
+        """Drops what a killed run logged after its last checkpoint."""
+        rows = [json.dumps(row) + "\n" for row in self.rows() if row.get("step", 0) <= self.step]
+        write(self.path, "".join(rows).encode())
+
+    def write(self, row: Row, *, page: bool = False) -> None:
+        """page: make `report.html` anew."""
+        if not self.report:
+            return
+        self.config.output.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        if self.board and "step" in row:
+            for name in row.keys() - {"step"}:
+                if row[name] is not None:
+                    self.board.add_scalar(name, row[name], row["step"])
+        if page:
+            self.page()
+        self.report(row)
+
+    def page(self) -> None:
+        """`report.html`: learning curves, settings, before and after."""
+        rows, ssim = (
+            [row for row in self.rows() if "step" in row],
+            metrics.SSIM[self.config.task],
+        )
+
+        def curve(title: str, unit: str, key: str) -> pages.Curve:
+            points = [(float(row["step"]), float(row[key])) for row in rows if row.get(key) is not None]
+            return pages.Curve(title, "step", unit, {key: points})
+
+        def picture(i: int, degraded: Tensor, clean: Tensor, restored: Tensor) -> pages.Picture:
+            versions = {"degraded": degraded.clamp(0, 1), "restored": restored, "original": clean}
+            return pages.Picture(
+                f"held out {i + 1}",
+                {k: (v[0].permute(1, 2, 0) * 255).round().byte().numpy().squeeze() for k, v in versions.items()},
+                {
+                    k: {"PSNR": metrics.psnr(v[0], clean[0]), "SSIM": ssim(v[0], clean[0])}
+                    for k, v in versions.items()
+                    if k != "original"
+                },
+            )
+
+        settings = [[k, str(v)] for k, v in self.config.named().items() if v is not None]
+        page = pages.html(
+            f"Training: {self.config.task}, {self.config.output.resolve().name}",
+            notes=[f"dagl {__version__}; step {rows[-1]['step']:,}; held-out crops, averaged weights"] if rows else [],
+            tables=[pages.Table("Settings", ["setting", "value"], [list(row) for row in settings])],
+            curves=[curve("PSNR of held-out photos", "dB", "psnr"), curve("Loss", self.config.loss, "loss")],
+            pictures=[picture(i, *crop) for i, crop in enumerate(self.crops[:4])],
+        )
+        pages.save(self.config.output / "report.html", page)
+
+    def close(self) -> None:
+        if self.board:
+            self.board.close()
+
+
+def validation_pairs(photos: Photos, task: str, sigma: float) -> list[tuple[Tensor, Tensor, float | None]]:
+    """(degraded, clean, sigma) of the held-out photos' centres, 192x192, one fixed degradation each."""
     pairs = []
-    for pixels in photos.images[:8]:
+    for pixels in photos.images:
         top, left = ((s - min(192, s)) // 2 // 2 * 2 for s in pixels.shape[:2])
         pixels = pixels[top : top + 192, left : left + 192]
-        clean = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
-        sigma = None
+        clean = torch.from_numpy((pixels / np.iinfo(pixels.dtype).max).astype(np.float32)).permute(2, 0, 1)[None]
+        level = None
         if task == "dejpeg":
             jpeg = degrade.jpeg(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels, 10)
             degraded = torch.from_numpy(jpeg.reshape(pixels.shape).copy()).permute(2, 0, 1)[None].float() / 255
@@ -131,123 +619,6 @@ def validation_pairs(photos: Photos, task: str) -> list[tuple[Tensor, Tensor, fl
         elif task == "real":
             degraded = degrade.camera_noise(clean, 0.004, 1e-4, generator=torch.Generator().manual_seed(1))
         else:
-            sigma, degraded = 25.0, degrade.paper_noise(clean, 25.0)
-        pairs.append((degraded, clean, sigma))
+            level, degraded = sigma, degrade.paper_noise(clean, sigma)
+        pairs.append((degraded, clean, level))
     return pairs
-
-
-def train(
-    config: TrainConfig, *, resume: bool = False, report: Callable[[dict[str, Any]], None] = lambda row: None
-) -> Path:
-    """Train and return the path of the averaged weights, `output/model.safetensors` (float16).
-
-    `output` also gets `state.pt` (to resume), `log.jsonl`. report: called with every row of the log.
-    Raises UsageError for a folder that has a run already (without resume) or has none (with it).
-    """
-    config.output.mkdir(parents=True, exist_ok=True)
-    state_path, model_path = config.output / "state.pt", config.output / "model.safetensors"
-    if state_path.exists() != resume:
-        hint = "holds a run already: --resume continues it" if not resume else "holds no run to --resume"
-        raise UsageError(f"--output {config.output} {hint}")
-
-    torch.manual_seed(config.seed)
-    shape = config.model_config()
-    model = DAGL(shape)
-    initialise(model)
-    fresh = init_from(model, config.init_from) if config.init_from else []
-    training, validation = load_photos(config.data, config.channels, config.crop + 8)
-    crops = Crops(training, config.task, config.crop, config.batch, config.seed)
-    pairs = validation_pairs(validation, config.task)
-    model = model.to(config.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, fused=True)
-    precision = faster_precision(model, config)
-    autocast = torch.autocast(config.device, precision) if precision != torch.float32 else nullcontext()
-    step, elapsed, skipped = 0, 0.0, 0
-    settings = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()}
-    settings["data"] = [folder.name for folder in config.data]
-    settings["output"] = config.output.name
-    settings["init_from"] = config.init_from.name if config.init_from else None
-
-    if resume:
-        state = torch.load(state_path, weights_only=True, map_location=config.device)
-        if state["data"] != training.fingerprint:
-            raise UsageError("--data holds other images than the run that --resume continues")
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        step, elapsed, skipped = state["step"], state["elapsed"], state["skipped"]
-        crops.generator.set_state(state["generator"].cpu())
-        crops.random.bit_generator.state = json.loads(state["random"])
-
-    def save() -> None:
-        info = {
-            "version": __version__, "training": settings, "step": step, "minutes": round(elapsed / 60, 2),
-            "photos": len(training.images), "data_sha256": training.fingerprint, "precision": str(precision),
-            "skipped_batches": skipped,
-        }  # fmt: skip
-        temporary = state_path.with_suffix(".tmp")
-        torch.save(
-            {
-                "model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict(),
-                "step": step, "elapsed": elapsed, "skipped": skipped, "data": training.fingerprint,
-                "generator": crops.generator.get_state(), "random": json.dumps(crops.random.bit_generator.state),
-            },
-            temporary,
-        )  # fmt: skip
-        os.replace(temporary, state_path)
-        weights.save(model_path, {k: v.half() for k, v in average.module.state_dict().items()}, shape, info)
-
-    def log(row: dict[str, Any]) -> None:
-        with open(config.output / "log.jsonl", "a") as file:
-            file.write(json.dumps(row) + "\n")
-        report(row)
-
-    def validate() -> float | None:
-        if not pairs:
-            return None
-        with torch.no_grad():
-            return sum(
-                psnr(average.module(x.to(config.device), s).clamp(0, 1).cpu(), clean) for x, clean, s in pairs
-            ) / len(pairs)
-
-    if fresh:
-        log({"init_from": str(config.init_from), "fresh": fresh})
-    last_save, losses = elapsed, list[float]()
-    clock = time.monotonic() - elapsed
-    try:
-        while True:
-            elapsed = time.monotonic() - clock
-            done = elapsed / (60 * config.minutes) if config.minutes else step / (config.steps or 1)
-            if done >= 1:
-                break
-            if elapsed - last_save > 60 * config.save_minutes:
-                save()
-                last_save = elapsed
-                loss_mean = sum(losses) / max(1, len(losses))
-                log({"step": step, "minutes": round(elapsed / 60, 2), "loss": round(loss_mean, 4), "psnr": validate()})
-                losses = []
-            rate = config.lr * 0.5 * (1 + math.cos(math.pi * done)) * min(1.0, (step + 1) / config.warmup)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-
-            degraded, clean, sigma = crops.batch()
-            degraded = degraded.to(config.device, memory_format=torch.channels_last)
-            clean = clean.to(config.device)
-            with autocast:
-                restored = model(degraded, None if sigma is None else sigma.to(config.device))
-            loss = loss_function(restored, clean)
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-            if bool(torch.isfinite(norm)):
-                optimizer.step()
-                average.update_parameters(model)
-                losses.append(float(loss.detach()))
-            else:
-                skipped += 1
-            optimizer.zero_grad()
-            step += 1
-    finally:  # Ctrl-C saves too
-        save()
-    log({"step": step, "minutes": round(elapsed / 60, 2), "skipped": skipped, "psnr": validate()})
-    return model_path

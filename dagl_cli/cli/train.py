@@ -2,49 +2,151 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import sys
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from . import app, say
+from .. import presets
+from ..config import VARIANTS
+from ..errors import UsageError
+from ..presets import PRESETS, TrainConfig
+from . import app, errors, say
+
+_DEFAULTS = {f.name: f.default for f in fields(TrainConfig)}
+
+
+def _option(name: str, help: str, *flags: str, envvar: str | None = None) -> Any:
+    """A setting's flag. It is None where it is not given, so that a TOML file and a preset can say it."""
+    default = _DEFAULTS[name]
+    shown = False if default is MISSING or default is None or default == "" else str(default)
+    return typer.Option(*flags, help=help, show_default=shown, envvar=envvar)
 
 
 @app.command()
 def train(
-    task: Annotated[str, typer.Option(help="denoise, real, dejpeg or demosaic.")],
-    data: Annotated[list[Path], typer.Option(help="Folder of training images; may be given more than once.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the weights, the log and the state.")],
-    gray: Annotated[bool, typer.Option("--gray/--color", help="A model for gray or for colour images.")] = False,
-    variant: Annotated[str, typer.Option(help="paper, lite, or trunk (lite without the graph).")] = "lite",
-    minutes: Annotated[float | None, typer.Option(help="Length of the run.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Length of the run, instead of --minutes.")] = None,
-    batch: Annotated[int, typer.Option(help="Crops per step.")] = 8,
-    crop: Annotated[int, typer.Option(help="Side of the square crops.")] = 64,
-    lr: Annotated[float, typer.Option(help="Highest learning rate (Adam; cosine to zero).")] = 1e-3,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.", envvar="DAGL_DEVICE")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto (measured), fp32 or bf16.", envvar="DAGL_PRECISION")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
-    init_from: Annotated[Path | None, typer.Option(help="Weight file to start from, where shapes match.")] = None,
+    task: Annotated[str | None, _option("task", "denoise, real, dejpeg or demosaic.")] = None,
+    data: Annotated[
+        list[Path] | None, _option("data", "Folder of training images; may be given more than once.")
+    ] = None,
+    output: Annotated[
+        Path | None, _option("output", "Folder for weights, checkpoint, log and report.", "-o", "--output")
+    ] = None,
+    preset: Annotated[str | None, _option("preset", f"Settings to start from: {', '.join(PRESETS)}.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file of settings; flags come first.")] = None,
+    gray: Annotated[
+        bool | None, typer.Option("--gray/--color", help="A model for gray or for colour images.", show_default="color")
+    ] = None,
+    variant: Annotated[str | None, _option("variant", f"{', '.join(VARIANTS)}.")] = None,
+    set: Annotated[
+        list[str] | None, typer.Option(help="A setting of the network, as outer_blocks=3; may be given more than once.")
+    ] = None,
+    sigma: Annotated[float | None, _option("sigma", "The one noise level to train for; default: 0-75.")] = None,
+    minutes: Annotated[float | None, _option("minutes", "Length of the run.")] = None,
+    steps: Annotated[int | None, _option("steps", "Length of the run, instead of --minutes.")] = None,
+    batch: Annotated[int | None, _option("batch", "Crops per step, over all processes.")] = None,
+    micro_batch: Annotated[int | None, _option("micro_batch", "Crops in memory at once; gradients add up.")] = None,
+    crop: Annotated[int | None, _option("crop", "Side of the square crops.")] = None,
+    loss: Annotated[str | None, _option("loss", "psnr (mean of ln MSE), mse or l1.")] = None,
+    lr: Annotated[float | None, _option("lr", "Highest learning rate of Adam.")] = None,
+    schedule: Annotated[str | None, _option("schedule", "cosine to zero, or step (halved now and then).")] = None,
+    halve_every: Annotated[int | None, _option("halve_every", "Steps, for --schedule step.")] = None,
+    warmup: Annotated[
+        int | None, _option("warmup", "Steps over which the learning rate rises; at most a tenth of the run.")
+    ] = None,
+    clip: Annotated[float | None, _option("clip", "Largest gradient norm; 0: any.")] = None,
+    ema: Annotated[float | None, _option("ema", "Decay of the averaged weights; 0: no average.")] = None,
+    small_residuals: Annotated[
+        bool | None,
+        _option("small_residuals", "Start with residuals near zero.", "--small-residuals/--no-small-residuals"),
+    ] = None,
+    seed: Annotated[int | None, _option("seed", "Of everything random.")] = None,
+    device: Annotated[str | None, _option("device", "auto, cpu, cuda or mps.", envvar="DAGL_DEVICE")] = None,
+    precision: Annotated[
+        str | None, _option("precision", "auto (measured), fp32 or bf16.", envvar="DAGL_PRECISION")
+    ] = None,
+    compile: Annotated[str | None, _option("compile", "torch.compile: on, off, or auto (on CUDA).")] = None,
+    threads: Annotated[int | None, _option("threads", "CPU threads.")] = None,
+    workers: Annotated[int | None, _option("workers", "Processes that encode JPEGs; default: by the device.")] = None,
+    init_from: Annotated[
+        str | None, _option("init_from", "Weight file or bundled model to start from, where shapes match.")
+    ] = None,
+    log_minutes: Annotated[float | None, _option("log_minutes", "Between rows of the log.")] = None,
+    save_minutes: Annotated[float | None, _option("save_minutes", "Between checkpoints and validations.")] = None,
+    tensorboard: Annotated[
+        bool | None, _option("tensorboard", "Events for TensorBoard too.", "--tensorboard/--no-tensorboard")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the output folder.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no messages but errors.")] = False,
 ) -> None:
     """Train a model on folders of images. Ctrl-C saves; --resume continues."""
-    import torch
+    given = {k: v for k, v in locals().items() if k in _DEFAULTS and v is not None and v != []}
+    if gray is not None:
+        given["channels"] = 1 if gray else 3
+    if set:
+        given["model"] = presets.parse_set(set)
+    toml = presets.read_toml(config) if config else {}
+    saved = None
+    if resume:
+        folder = given.get("output") or toml.get("output")
+        if folder is None:
+            raise UsageError("give --output, the folder of the run that --resume continues")
+        if not (folder / "run.toml").is_file():
+            raise UsageError(f"--output {folder} holds no run to --resume")
+        saved = presets.read_toml(folder / "run.toml") | {"output": folder}
+    settings = presets.resolve(given, toml, saved)
 
-    from ..pipeline import pick_device
-    from ..train import TrainConfig
     from ..train import train as run
 
-    if threads:
-        torch.set_num_threads(threads)
-    config = TrainConfig(
-        task=task, data=data, output=output, channels=1 if gray else 3, variant=variant, minutes=minutes,
-        steps=steps, batch=batch, crop=crop, lr=lr, seed=seed, device=pick_device(device).type, precision=precision,
-        init_from=init_from,
+    silent = quiet or os.environ.get("RANK", "0") != "0"
+    live = errors.is_terminal and not silent
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(),
+        TimeRemainingColumn(), TextColumn("{task.fields[state]}"), console=errors, disable=not live,
     )  # fmt: skip
+    line = bar.add_task(settings.task, total=1.0, state="")
+    latest: dict[str, Any] = {}
 
     def report(row: dict[str, Any]) -> None:
-        say("  ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
+        latest.update(row)
+        if silent:
+            return
+        if "left_out" in row:
+            name, why = next(iter(row["left_out"].items()))
+            say(f"Left out: {len(row['left_out'])} files, such as {name} ({why})", "yellow")
+        elif not live or "step" not in row or "psnr" in row:
+            say("  ".join(f"{k} {_shown(v)}" for k, v in row.items()))
 
-    say(f"Weights: {run(config, resume=resume, report=report)}")
+    def progress(step: int, done: float) -> None:
+        names = ("steps_per_second", "loss", "psnr", "lr")
+        state = "  ".join(f"{k.replace('_per_second', '/s')} {_shown(latest[k])}" for k in names if latest.get(k))
+        bar.update(line, completed=done, state=f"step {step:,}  {state}")
+
+    command = shlex.join(["dagl", *(_last_name(argument) for argument in sys.argv[1:])])
+    try:
+        with bar:
+            path = run(settings, resume=resume, command=command, report=report, progress=progress)
+    except KeyboardInterrupt as interrupt:
+        how = "and saved" if interrupt.args else "at once, since the last checkpoint all is lost"
+        if not (settings.output / "state.pt").exists():
+            say("Interrupted before the run began: nothing was saved.", "yellow")
+        elif not silent:
+            say(f"Interrupted {how}: dagl train -o {settings.output} --resume continues.", "yellow")
+        raise typer.Exit(130) from None
+    if not silent:
+        say(f"Weights: {path}  Report: {path.with_name('report.html')}")
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _last_name(argument: str) -> str:
+    """Without the folders of an absolute path: the command is saved with the weights."""
+    flag, equals, value = argument.rpartition("=")
+    return flag + equals + Path(value).name if os.path.isabs(value) else argument
