@@ -28,6 +28,7 @@ import numpy as np
 import PIL.Image
 import tifffile
 from PIL.BmpImagePlugin import BmpImageFile
+from PIL.ImageCms import ImageCmsProfile, createProfile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
@@ -76,11 +77,15 @@ _MOST_INFLATED = 1 << 26
 _EXIF_TAGS = {270, 271, 272, 274, 305, 306, 315, 316, 18246, 18249, 33432, 34665, 34853, *range(40091, 40096)}
 """The tags of a TIFF's directory that are EXIF: what was photographed, by whom, with what, when and where."""
 _ORIENTATION = 274
+_EXIF_DIRECTORY = 34665
+_RAW_ONLY_TAGS = {37500, 40961, 40962, 40963, 41730}
+"""Maker notes, which break when they are moved; colour space, width, height and Bayer pattern of the raw image."""
 _FLIPS = {1: (1, 1), 2: (1, -1), 3: (-1, -1), 4: (-1, 1), 5: (1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}
 """EXIF orientation -> row and column step; from 5 on, rows and columns are swapped first."""
 _TIFF_COMPRESSIONS = {"NONE": None, "LZW": "lzw", "PACKBITS": "packbits", "ZSTD": "zstd"}
 """What a TIFF result keeps. Any other compression becomes deflate, which is lossless and read everywhere."""
 _DNG_VERSION = 50706
+_RAW_REMEDY = "give its path, with its own suffix (.dng, .nef ...), to `dagl demosaic`"
 _JPEG_MARKERS = {"APP13": 0xFFED, "COM": 0xFFFE}
 """Pillow's names of the segments that go from JPEG to JPEG as they are."""
 _REMEDIES = {
@@ -204,6 +209,21 @@ def check_target(image: Image, target: Path | str | BinaryIO, *, overwrite: bool
         _checked_format(image, target, None, overwrite)
 
 
+def raw_exif(path: Path | str) -> bytes | None:
+    """The EXIF of a camera raw file, for the upright picture made of it, without maker notes.
+
+    None where there is none, or where the file is not built as a TIFF is (CR3, RAF, RW2, ORF and others).
+    """
+    with open(path, "rb") as file:
+        return _tiff_exif(file, developed=True)
+
+
+def srgb_profile() -> bytes:
+    """An ICC profile of sRGB; the same bytes every time."""
+    profile = ImageCmsProfile(createProfile("sRGB")).tobytes()
+    return profile[:24] + struct.pack(">6H", 2000, 1, 1, 0, 0, 0) + profile[36:]  # the date when it was made
+
+
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
@@ -317,7 +337,7 @@ def _decode_tiff(data: bytes, max_pixels: int) -> tuple[np.ndarray, dict[str, An
         pages: list[Any] = [page for page in file.pages if not page.is_reduced]
         _refuse_frames(len(pages))
         if not pages:
-            raise ImageError("it holds only a preview, as camera raw files do: develop it to a 16-bit TIFF first")
+            raise ImageError(f"it holds only a preview, as camera raw files do: {_RAW_REMEDY}")
         page = pages[0]
         _check_size(page.imagewidth, page.imagelength, max_pixels)
         alpha = _check_tiff(page)
@@ -344,7 +364,7 @@ def _decode_tiff(data: bytes, max_pixels: int) -> tuple[np.ndarray, dict[str, An
         values = {
             "tiff": {"compression": compression, "extrasamples": kept},
             "icc": page.iccprofile,
-            "exif": _tiff_exif(data),
+            "exif": _tiff_exif(io.BytesIO(data)),
             "xmp": page.tags.valueof(700),
             "dpi": _dpi(*(page.tags.valueof(tag) for tag in (282, 283, 296))),
         }
@@ -354,11 +374,13 @@ def _decode_tiff(data: bytes, max_pixels: int) -> tuple[np.ndarray, dict[str, An
 def _check_tiff(page: Any) -> str | None:
     """Refuses what would lose information. Returns the kind of the alpha channel, if there is one."""
     bits, colours = page.bitspersample, page.photometric.name
+    if colours == "CFA" and _DNG_VERSION in page.tags:
+        raise ImageError(f"it is a camera raw file: {_RAW_REMEDY}")
     if page.sampleformat != 1 or not isinstance(bits, int) or not 1 <= bits <= 16:
         kind = {2: "signed", 3: "floating-point"}.get(page.sampleformat, "integer")
         raise ImageError(f"its samples are {bits}-bit {kind}: convert it to 16-bit unsigned integers")
     readable = colours == "YCBCR" and page.compression.name == "JPEG"
-    readable |= colours == "CFA" and page.samplesperpixel == 1 and _DNG_VERSION not in page.tags
+    readable |= colours == "CFA" and page.samplesperpixel == 1
     if colours not in ("MINISBLACK", "MINISWHITE", "PALETTE", "RGB") and not readable:
         raise ImageError(f"its colours are {colours}: convert it to RGB or gray")
     extra = page.samplesperpixel - (3 if colours in ("RGB", "YCBCR") else 1)
@@ -377,13 +399,21 @@ def _unpremultiply(levels: np.ndarray) -> np.ndarray:
     return np.concatenate([np.rint(np.minimum(colour, top)).astype(levels.dtype), levels[..., -1:]], -1)
 
 
-def _tiff_exif(data: bytes) -> bytes | None:
-    """The EXIF part of a TIFF's directory; damaged EXIF, or that of a BigTIFF, is left out."""
+def _tiff_exif(file: BinaryIO, developed: bool = False) -> bytes | None:
+    """The EXIF part of a TIFF's directory; damaged EXIF, or that of a BigTIFF, is left out.
+
+    developed: of a raw file whose picture was made anew, so what described the file's own pixels is left out.
+    """
     with suppress(Exception):
         exif = PIL.Image.Exif()
-        exif.load_from_fp(io.BytesIO(data))
+        exif.load_from_fp(file)
         for tag in set(exif) - _EXIF_TAGS:
             del exif[tag]
+        if developed:
+            exif[_ORIENTATION] = 1
+            details = exif.get_ifd(_EXIF_DIRECTORY) if _EXIF_DIRECTORY in exif else {}
+            for tag in details.keys() & _RAW_ONLY_TAGS:
+                del details[tag]
         return exif.tobytes()[6:] if exif else None
     return None
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import image as images
-from . import tiling, weights
+from . import raw, tiling, weights
 from .config import TASKS
 from .degrade import (
     BAYER_PATTERNS,
@@ -22,6 +22,7 @@ from .degrade import (
     bayer_mosaic,
     estimate_jpeg_quality,
     estimate_sigma,
+    jpeg_blockiness,
 )
 from .errors import DaglError, ImageError, UsageError
 from .model import DAGL
@@ -40,7 +41,9 @@ RANGES = {"uint8": 255, "uint16": 65535}
 CLEAN_SIGMA = 0.7
 """An estimated noise level below this is none (8-bit rounding alone is 0.29): the image is left as it is."""
 CLEAN_QUALITY = 98
-"""A JPEG of this estimated quality or above is left as it is."""
+"""A JPEG of this estimated quality or above is left as it is, unless it shows the blocks of an earlier JPEG."""
+CLEAN_BLOCKINESS = 0.04
+"""Any other file whose `degrade.jpeg_blockiness` is below this was never compressed, and is left as it is."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ class Options:
     """1: the restored image; 0: the input; between: a blend of the two."""
     tiling: str = "blend"
     """'blend', 'whole', or 'chop' (as the paper's release cuts)."""
+    offline: bool = False
+    """Request nothing from the network: weights are bundled, imported, or in the Hub's cache."""
 
     def __post_init__(self) -> None:
         if self.precision not in ("auto", "fp32", "bf16", "fp16"):
@@ -178,7 +183,7 @@ class Restorer:
                 overlap = min(self.overlap, self.tile // 2)
                 return tiling.overlap_blend(run, x, self.tile, overlap, self.config.multiple, progress=progress)
             except (RuntimeError, MemoryError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
             self._need_less_memory()
 
@@ -200,7 +205,7 @@ class Restorer:
             raise DaglError("out of memory with the smallest tiles on the CPU: close other programs")
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """CUDA, MPS, cuDNN and the CPU allocator each say it in their own way; numpy raises MemoryError."""
     said = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
     return isinstance(error, MemoryError) or any(words in str(error) for words in said)
@@ -233,7 +238,8 @@ def load_model(
     Args:
         task: 'denoise', 'real', 'dejpeg' or 'demosaic'.
         channels: 1 for gray, 3 for colour; 'real' and 'demosaic' have colour models only.
-        model: a bundled name (see `dagl weights list`) or a path; None: the best bundled one for task and channels.
+        model: a path, a bundled or imported name (see `dagl weights list`), or `hub:OWNER/REPO[@REVISION][:FILE]`;
+            None: the best bundled one for task and channels.
         options: device, precision, tiles.
         warn: called with one line when another model stands in, tiles must shrink, or the CPU takes over.
 
@@ -247,7 +253,14 @@ def load_model(
     if task == "real" and model is None and not (weights.folder() / "real-color.safetensors").is_file():
         warn("there is no camera-noise model yet: the Gaussian denoiser runs at the estimated noise level")
         task = "denoise"
-    path = weights.resolve(None if model is None else str(model), task, max(channels, min(TASKS[task].channels)))
+
+    def fetching(name: str, done: int, total: int | None) -> None:
+        if done == 0:
+            warn(f"fetching {name} from the Hub" + (f" ({total / 1e6:.1f} MB)" if total else ""))
+
+    wanted = None if model is None else str(model)
+    channels = max(channels, min(TASKS[task].channels))
+    path = weights.resolve(wanted, task, channels, offline=options.offline, progress=fetching)
     network, _ = weights.load(path)
     _check_task(network.config.task, task, str(path))
     return Restorer(network, options, path.stem, warn)
@@ -353,7 +366,8 @@ class FileRestorer:
     Args:
         task, model, options, warn: as for `load_model`.
         sigma: noise level, None: estimated for every file.
-        pattern: Bayer pattern, for demosaicing.
+        pattern: Bayer pattern, for demosaicing; camera raw files have their own.
+        force: remove JPEG artifacts where none are seen, too.
         strip_metadata: leave EXIF and DPI out of the results.
         max_pixels: larger images are refused before they are decoded.
     """
@@ -365,6 +379,7 @@ class FileRestorer:
         model: str | None = None,
         sigma: float | None = None,
         pattern: str = DEFAULT_PATTERN,
+        force: bool = False,
         options: Options = Options(),
         strip_metadata: bool = False,
         max_pixels: int = images.MAX_PIXELS,
@@ -375,7 +390,7 @@ class FileRestorer:
         if pattern not in BAYER_PATTERNS:
             raise UsageError(f"--pattern {pattern} is unknown: choose one of {', '.join(BAYER_PATTERNS)}")
         self.task, self.model, self.sigma, self.pattern, self.options = task, model, sigma, pattern, options
-        self.strip_metadata, self.max_pixels, self.warn = strip_metadata, max_pixels, warn
+        self.force, self.strip_metadata, self.max_pixels, self.warn = force, strip_metadata, max_pixels, warn
         self._restorers: dict[int, Restorer] = {}
 
     def restorer(self, channels: int) -> Restorer:
@@ -401,10 +416,11 @@ class FileRestorer:
 
         source: a path, or the bytes of a file (`name` is for messages). target: a path, whose folder is made if it is
         missing, or a binary stream, which gets the source's format. An image that needs nothing is copied byte for
-        byte where that is possible.
+        byte where that is possible. A camera raw file, known by its suffix, is demosaiced and developed to 16-bit
+        sRGB (a stream gets a TIFF).
         Raises UsageError or WeightsError for what no file can be restored with, else another DaglError.
         """
-        picture = images.read(source, name=name, max_pixels=self.max_pixels)
+        picture, negative = self._read(source, name)
         if self.task == "demosaic" and picture.orientation != 1:
             raise DaglError(f"a mosaic with EXIF orientation {picture.orientation} is turned: save it without that tag")
         restorer = self.restorer(picture.pixels.shape[-1])
@@ -412,9 +428,12 @@ class FileRestorer:
             _make_folder(target.parent)
         images.check_target(picture, target, overwrite=overwrite)
         try:
-            report, restored = self._restore(restorer, picture, progress)
+            pattern = negative.pattern if negative else self.pattern
+            report, restored = self._restore(restorer, picture, pattern, progress)
+            if negative:
+                restored, report.note = raw.develop(restored, negative), negative.summary
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             raise DaglError("out of memory: close other programs, or make the image smaller") from None
         result: images.Image | bytes = replace(picture, pixels=restored)
@@ -425,8 +444,18 @@ class FileRestorer:
         images.write(result, target, strip_metadata=self.strip_metadata, overwrite=overwrite)
         return report
 
+    def _read(self, source: Path | bytes, name: str | None) -> tuple[images.Image, raw.Raw | None]:
+        """The image in a file, and for a camera raw file, whose image is a mosaic, how to develop it."""
+        if isinstance(source, bytes) or not raw.is_raw_path(source):
+            return images.read(source, name=name, max_pixels=self.max_pixels), None
+        if self.task != "demosaic":
+            raise ImageError(f"{source} is a camera raw file: run `dagl demosaic` on it first")
+        negative = raw.read(source, max_pixels=self.max_pixels)
+        picture = images.Image(negative.mosaic[..., None], depth=16, format=images.SUFFIXES[raw.RESULT_SUFFIX])
+        return replace(picture, exif=images.raw_exif(source), icc=images.srgb_profile()), negative
+
     def _restore(
-        self, restorer: Restorer, picture: images.Image, progress: Progress | None
+        self, restorer: Restorer, picture: images.Image, pattern: str, progress: Progress | None
     ) -> tuple[Report, np.ndarray]:
         report, sigma = Report("restored"), self.sigma
         if restorer.config.noise_map and sigma is None:
@@ -436,14 +465,16 @@ class FileRestorer:
                 report.note = "no noise found: left as it is; --sigma decides otherwise"
         elif self.task == "dejpeg":
             report.quality = estimate_jpeg_quality(picture.jpeg_tables)
-            if report.quality is not None and report.quality >= CLEAN_QUALITY:
-                report.note = "needs nothing: left as it is"
+            if not self.force and (report.quality is None or report.quality >= CLEAN_QUALITY):
+                blockiness = jpeg_blockiness(picture.pixels)  # None: too small to tell, the file's kind decides
+                if blockiness < CLEAN_BLOCKINESS if blockiness is not None else report.quality is not None:
+                    report.note = "no JPEG blocks found: left as it is; --force decides otherwise"
         if report.note:
             report.status = "unchanged"
             return report, picture.pixels
         report.model = restorer.name
         pixels = torch.from_numpy(picture.pixels).permute(2, 0, 1)
-        restored = _run(restorer, pixels, sigma, self.pattern, progress)
+        restored = _run(restorer, pixels, sigma, pattern, progress)
         return report, restored.permute(1, 2, 0).numpy()
 
 

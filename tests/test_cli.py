@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +28,7 @@ from dagl_cli.model import DAGL
 SHIFT = 10
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -587,7 +582,7 @@ def test_out_of_memory_is_told_and_survived(monkeypatch):
         return forward(self, x, sigma)
 
     monkeypatch.setattr(DAGL, "forward", small)
-    _, stderr = dagl("dejpeg", "in.png", "out.png", "--device", "cpu", "--tile", 200)
+    _, stderr = dagl("dejpeg", "--force", "in.png", "out.png", "--device", "cpu", "--tile", 200)
     assert stderr.startswith("Note: out of memory on cpu: trying again with --tile 100\nin.png -> out.png: restored")
     assert value("out.png") == 110
 

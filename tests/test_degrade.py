@@ -10,6 +10,7 @@ import torch
 from conftest import shared
 from PIL import Image
 
+from dagl_cli import degrade
 from dagl_cli.degrade import (
     BAYER_PATTERNS,
     bayer_masks,
@@ -208,3 +209,16 @@ def test_estimate_jpeg_quality_of_other_tables_is_the_nearest():
     assert estimate_jpeg_quality({2: standard}) == 50
     assert estimate_jpeg_quality({}) is None
     assert estimate_jpeg_quality(None) is None
+
+
+def test_camera_noise_behind_white_balance_and_tone_curve() -> None:
+    """Without noise both are undone exactly; gains amplify the noise of their colour."""
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 0.8 + 0.1
+    gains = torch.tensor([2.0, 1.0, 1.5]).view(1, 3, 1, 1)
+    torch.testing.assert_close(degrade.camera_noise(x, 0, 0, gains=gains, tone=True), x, rtol=0, atol=1e-5)
+    flat = torch.full((1, 3, 128, 128), 0.5)
+    deviations = [
+        (degrade.camera_noise(flat, 0, 1e-4, generator=torch.Generator().manual_seed(1), gains=g) - flat).std((0, 2, 3))
+        for g in (None, gains)
+    ]
+    torch.testing.assert_close(deviations[1] / deviations[0], gains.flatten(), rtol=0.05, atol=0)

@@ -321,7 +321,7 @@ def test_a_mosaic_tiff_is_gray():
     assert (image.depth, image.alpha) == (16, None)
     assert np.array_equal(levels_of(image)[..., 0], levels)
     dng = [*pattern, (50706, "B", 4, bytes([1, 4, 0, 0]), True)]
-    assert "CFA: convert" in refusal(with_tifffile(levels, photometric="cfa", extratags=dng))
+    assert "camera raw file: give its path" in refusal(with_tifffile(levels, photometric="cfa", extratags=dng))
 
 
 def test_premultiplied_tiff_is_divided_by_alpha():

@@ -38,8 +38,12 @@ Output = Annotated[
 Suffix = Annotated[str, typer.Option(help="Added to the name where no output is given.", envvar="DAGL_SUFFIX")]
 Model = Annotated[
     str | None,
-    typer.Option(help="Bundled model or weight file; default: the best bundled one.", envvar="DAGL_MODEL"),
+    typer.Option(
+        help="Weight file, bundled or imported name, or hub:OWNER/REPO[@REVISION][:FILE]; default: the best bundled.",
+        envvar="DAGL_MODEL",
+    ),
 ]
+Offline = Annotated[bool, typer.Option("--offline", envvar="DAGL_OFFLINE", help="Request nothing from the network.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", envvar="DAGL_DEVICE")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.", envvar="DAGL_PRECISION")]
 Tile = Annotated[str, typer.Option(help="Largest side of the tiles in pixels, or auto.", envvar="DAGL_TILE")]
@@ -99,6 +103,7 @@ def denoise(
     as_json: Json = False,
     quiet: Quiet = False,
     dry_run: DryRun = False,
+    offline: Offline = False,
 ) -> None:
     """Remove noise: a known level (--sigma), an estimated one, or camera noise (--real)."""
     if real and sigma is not None:
@@ -108,7 +113,7 @@ def denoise(
         dict(task="real" if real else "denoise", model=model, sigma=sigma, strip_metadata=strip_metadata,
              max_pixels=max_pixels),
         dict(device=device, precision=precision, tile=parse_tile(tile), overlap=overlap, ensemble=ensemble,
-             strength=strength),
+             strength=strength, offline=offline),
     )  # fmt: skip
 
 
@@ -116,6 +121,7 @@ def denoise(
 def dejpeg(
     paths: Inputs,
     output: Output = None,
+    force: Annotated[bool, typer.Option("--force", help="Restore images without visible JPEG blocks too.")] = False,
     suffix: Suffix = "_dejpeg",
     model: Model = None,
     device: Device = "auto",
@@ -130,13 +136,14 @@ def dejpeg(
     as_json: Json = False,
     quiet: Quiet = False,
     dry_run: DryRun = False,
+    offline: Offline = False,
 ) -> None:
     """Remove JPEG artifacts, at any quality."""
     run(
         Files(paths, output, suffix, overwrite, as_json, quiet, dry_run),
-        dict(task="dejpeg", model=model, strip_metadata=strip_metadata, max_pixels=max_pixels),
+        dict(task="dejpeg", model=model, force=force, strip_metadata=strip_metadata, max_pixels=max_pixels),
         dict(device=device, precision=precision, tile=parse_tile(tile), overlap=overlap, ensemble=ensemble,
-             strength=strength),
+             strength=strength, offline=offline),
     )  # fmt: skip
 
 
@@ -145,7 +152,11 @@ def demosaic(
     paths: Inputs,
     output: Output = None,
     pattern: Annotated[
-        str, typer.Option(help="The first two rows from the top left: RGGB, BGGR, GRBG or GBRG.", envvar="DAGL_PATTERN")
+        str,
+        typer.Option(
+            help="The first two rows from the top left: RGGB, BGGR, GRBG or GBRG. Raw files know theirs.",
+            envvar="DAGL_PATTERN",
+        ),
     ] = "RGGB",
     suffix: Suffix = "_rgb",
     model: Model = None,
@@ -160,13 +171,15 @@ def demosaic(
     as_json: Json = False,
     quiet: Quiet = False,
     dry_run: DryRun = False,
+    offline: Offline = False,
 ) -> None:
-    """Bayer mosaics (one channel, or three with zeros) to RGB."""
+    """Bayer mosaics (one channel, or three with zeros) and camera raw files to RGB."""
     run(
         Files(paths, output, suffix, overwrite, as_json, quiet, dry_run),
         dict(task="demosaic", model=model, pattern=pattern.upper(), strip_metadata=strip_metadata,
              max_pixels=max_pixels),
-        dict(device=device, precision=precision, tile=parse_tile(tile), overlap=overlap, ensemble=ensemble),
+        dict(device=device, precision=precision, tile=parse_tile(tile), overlap=overlap, ensemble=ensemble,
+             offline=offline),
     )  # fmt: skip
 
 
@@ -214,10 +227,11 @@ class Row:
     message: str | None = None
 
 
-def plan(paths: list[Path], output: Path | None, suffix: str) -> tuple[list[Job], list[Row]]:
+def plan(paths: list[Path], output: Path | None, suffix: str, raws: bool = False) -> tuple[list[Job], list[Row]]:
     """What to read and where to write, and the folders that cannot be read; results mirror a folder's tree.
 
-    `IN OUT` is a pair when there is no -o. Raises UsageError for an output that is an input, or written twice.
+    `IN OUT` is a pair when there is no -o. raws: folders are searched for camera raw files too.
+    Raises UsageError for an output that is an input, or written twice.
     """
     from .. import image
 
@@ -245,13 +259,13 @@ def plan(paths: list[Path], output: Path | None, suffix: str) -> tuple[list[Job]
                 root = named.parent / (named.name + suffix)
             else:
                 root = output / named.name if len(paths) > 1 else output
-            sources, unreadable = images_below(path, output or root)
-            jobs += [Job(source, root / source.relative_to(path)) for source in sources]
+            sources, unreadable = images_below(path, output or root, raws)
+            jobs += [Job(source, root / as_result(source.relative_to(path))) for source in sources]
             failed += unreadable
         elif output is None:
-            jobs.append(Job(path, path.with_name(path.stem + suffix + path.suffix)))
+            jobs.append(Job(path, as_result(path.with_name(path.stem + suffix + path.suffix))))
         elif several or os.path.isdir(output) or (output != STDIO and not output.suffix):
-            jobs.append(Job(path, output / path.name))
+            jobs.append(Job(path, output / as_result(path).name))
         else:
             jobs.append(Job(path, output))
     sources_seen = {os.path.realpath(job.source) for job in jobs if job.source != STDIO}
@@ -269,22 +283,42 @@ def plan(paths: list[Path], output: Path | None, suffix: str) -> tuple[list[Job]
     return jobs, failed
 
 
-def images_below(folder: Path, results: Path) -> tuple[list[Path], list[Row]]:
+def as_result(path: Path) -> Path:
+    """The name of a result where the user gives none: the input's, but raw files become TIFFs."""
+    from .. import raw
+
+    return path.with_suffix(raw.RESULT_SUFFIX) if raw.is_raw_path(path) else path
+
+
+def images_below(folder: Path, results: Path, raws: bool) -> tuple[list[Path], list[Row]]:
     """Every image below a folder, sorted, and the folders that cannot be read.
 
-    Hidden files are left out, and so are results of an earlier run that lie inside the folder.
+    Hidden files are left out, and so are results of an earlier run that lie inside the folder. With `raws`, camera
+    raw files are images too, and what lies beside one under the same name (the camera's JPEG) is left out; a second
+    raw file of the name, whose result would be the same file, is reported as failed.
     """
-    from .. import image
+    from .. import image, raw
 
     found: list[Path] = []
     unreadable: list[OSError] = []
+    twins: list[Row] = []
     inside = os.path.realpath(results)
     for root, folders, names in os.walk(folder, onerror=unreadable.append):
         folders[:] = sorted(
             f for f in folders if not f.startswith(".") and os.path.realpath(os.path.join(root, f)) != inside
         )
-        found += [Path(root, n) for n in sorted(names) if not n.startswith(".") and image.is_image_path(n)]
-    return found, [
+        raw_names: list[str] = []
+        developed: dict[str, str] = {}
+        for name in sorted(n for n in names if raws and raw.is_raw_path(n) and not n.startswith(".")):
+            if (first := developed.setdefault(Path(name).stem, name)) == name:
+                raw_names.append(name)
+                continue
+            path = Path(root, name)
+            message = f"{path}: its result would have the name of that of {first} beside it: give it alone, with a name"
+            twins.append(Row(str(path), None, "failed", message=message))
+        names = raw_names + [n for n in names if image.is_image_path(n) and Path(n).stem not in developed]
+        found += [Path(root, n) for n in sorted(names) if not n.startswith(".")]
+    return found, twins + [
         Row(error.filename, None, "failed", message=f"cannot read {error.filename}: {error.strerror}: make it readable")
         for error in unreadable
     ]
@@ -295,7 +329,7 @@ def run(files: Files, settings: dict[str, Any], options: dict[str, Any]) -> None
 
     settings and options: arguments of `FileRestorer` and `Options`.
     """
-    jobs, rows = plan(files.paths, files.output, files.suffix)
+    jobs, rows = plan(files.paths, files.output, files.suffix, raws=settings["task"] == "demosaic")
     if not jobs and not rows:
         raise DaglError(f"{files.paths[0]}: no images in this folder (PNG, JPEG, TIFF, BMP or WebP)")
     if jobs and jobs[0].target == STDIO and files.as_json:
