@@ -52,6 +52,9 @@ class ModelConfig:
     """Length of the vectors that are compared (the paper's fully connected layers)."""
     graph: str = "released"
     """One of `GRAPHS`."""
+    outer_blocks: int = 0
+    """ResBlocks on each side of one U-Net level: the network above runs at half their resolution, they have half
+    its features. 0: no such level, as released."""
     activation: str = "prelu"
     """In the ResBlocks: 'prelu' (one parameter, as released) or 'relu'."""
 
@@ -68,13 +71,15 @@ class ModelConfig:
             raise UsageError(f"blocks must be even and at least 2, not {self.blocks}")
         if self.stages < 0 or (self.stages > 0 and self.heads < 1):
             raise UsageError(f"stages {self.stages} with heads {self.heads} is not a network")
+        if self.outer_blocks < 0 or (self.outer_blocks and self.features % 2):
+            raise UsageError(f"outer_blocks {self.outer_blocks} with features {self.features} is not a network")
         if self.patch % 2 == 0 or not self.key_stride <= self.stride <= self.patch:
             raise UsageError("patch must be odd, and key_stride <= stride <= patch")
 
     @property
     def multiple(self) -> int:
         """Tiles are cut at multiples of this many pixels, so that nodes and mosaics keep their phase."""
-        phase = self.scale * (self.stride if self.stages else 1)
+        phase = self.scale * (2 if self.outer_blocks else 1) * (self.stride if self.stages else 1)
         return phase if phase % 2 == 0 else 2 * phase
 
     @property
@@ -124,9 +129,11 @@ VARIANTS: dict[str, ModelConfig] = {
     "paper": _PAPER,
     "lite": replace(_HALF, blocks=12, stages=1, heads=1, key_stride=2, embedding=64),
     "trunk": replace(_HALF, blocks=12, stages=0, heads=0),
+    "unet": replace(_HALF, features=128, blocks=6, outer_blocks=3, stages=0, heads=0),
 }
 """Named shapes. `paper` is DAGL as released; `lite` is DAGL at half resolution with one head;
-`trunk` is lite's residual network without a graph (so it is not DAGL, and is never called so)."""
+`trunk` is lite's residual network without a graph, `unet` the same with half of its blocks at a quarter of the
+resolution and twice as wide (so they are not DAGL, and are never called so)."""
 
 
 def model_config(variant: str, task: str, channels: int) -> ModelConfig:

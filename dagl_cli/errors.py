@@ -25,3 +25,9 @@ class WeightsError(DaglError):
     """Weights are missing, damaged, or do not fit the model or the task."""
 
     exit_code = 4
+
+
+class ToleranceError(DaglError):
+    """A benchmark is further below its reference than allowed."""
+
+    exit_code = 5

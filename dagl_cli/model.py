@@ -63,12 +63,12 @@ class MGFAM(nn.Module):
         batch, _, height, width = x.shape
         embedded = self.embed(x)
         padding = same_padding(height, width, c.patch, c.stride)
-        q = self._nodes(F.relu(self.query(F.pad(embedded, padding)), inplace=True))  # (B, K, L, D)
-        k = self._nodes(F.relu(self.key(embedded), inplace=True))  # (B, K, N, D)
+        q = self._nodes(self.query, F.pad(embedded, padding))  # (B, K, L, D)
+        k = self._nodes(self.key, embedded)  # (B, K, N, D)
         v = self.value(x).view(batch, c.heads, c.head_features, height, width)
         threshold = self.threshold(F.pad(x, padding)).view(batch, c.heads, 2, -1)
-        if x.dtype != torch.float64:  # the softmax is steep: similarities stay in float32 under autocast
-            q, k, threshold = q.float(), k.float(), threshold.float()
+        if x.dtype != torch.float64:  # the softmax is steep: similarities are float32 under autocast too
+            threshold = threshold.float()
         gamma, beta = threshold.unbind(2)  # (B, K, L)
         with torch.autocast(x.device.type, enabled=False):
             out = attention(
@@ -76,9 +76,21 @@ class MGFAM(nn.Module):
             )
         return out.view(batch, -1, height, width)
 
-    def _nodes(self, x: Tensor) -> Tensor:
-        """(B, K * D, h, w) -> (B, K, h * w, D)"""
-        return x.reshape(x.shape[0], self.config.heads, self.config.embedding, -1).transpose(-1, -2)
+    def _nodes(self, layer: nn.Conv2d, x: Tensor) -> Tensor:
+        """(B, K * C, H, W) -> (B, K, h * w, D), a grouped convolution and ReLU.
+
+        Head by head: on the CPU that is faster than the grouped convolution, and so are channels that lie last, which
+        leaves the nodes in order.
+        """
+        assert layer.bias is not None
+        parts = (t.chunk(self.config.heads, dim) for t, dim in ((x, 1), (layer.weight, 0), (layer.bias, 0)))
+        nodes = [
+            F.conv2d(part.contiguous(memory_format=torch.channels_last), weight, bias, layer.stride, layer.padding)
+            .permute(0, 2, 3, 1)
+            .flatten(1, 2)
+            for part, weight, bias in zip(*parts)
+        ]
+        return F.relu(torch.stack(nodes), inplace=True).transpose(0, 1)
 
 
 class NonLocal(nn.Module):
@@ -111,14 +123,21 @@ class DAGL(nn.Module):
         self.config = config
         inputs = config.channels * config.scale**2 + config.noise_map
         between = config.stage_blocks * max(0, config.stages - 1)
-        self.conv_in = nn.Conv2d(inputs, config.features, 3, padding=1)
+        outer = config.features // 2 if config.outer_blocks else config.features
+        self.conv_in = nn.Conv2d(inputs, outer, 3, padding=1)
+        if config.outer_blocks:
+            self.encoder, self.decoder = (
+                nn.ModuleList(ResBlock(outer, config.activation) for _ in range(config.outer_blocks)) for _ in range(2)
+            )
+            self.down = nn.Conv2d(outer, config.features, 2, 2)
+            self.up = nn.ConvTranspose2d(config.features, outer, 2, 2)
         self.blocks = nn.ModuleList(
             ResBlock(config.features, config.activation) for _ in range(config.blocks + between)
         )
         stage = NonLocal if config.graph == "nonlocal" else MGFAM
         self.stages = nn.ModuleList(stage(config) for _ in range(config.stages))
-        self.conv_body = nn.Conv2d(config.features, config.features, 3, padding=1)
-        self.conv_out = nn.Conv2d(config.features, config.channels * config.scale**2, 3, padding=1)
+        self.conv_body = nn.Conv2d(outer, outer, 3, padding=1)
+        self.conv_out = nn.Conv2d(outer, config.channels * config.scale**2, 3, padding=1)
 
     def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
         """Restore a batch.
@@ -132,20 +151,33 @@ class DAGL(nn.Module):
             raise ValueError("sigma is for models with a noise map, and such a model needs it")
         height, width = x.shape[-2:]
         # whole cells of the pixel-unshuffle: repeat the last row and column where one is missing
-        padded = F.pad(x, (0, -width % c.scale, 0, -height % c.scale), mode="replicate")
+        cell = c.scale * (2 if c.outer_blocks else 1)
+        padded = F.pad(x, (0, -width % cell, 0, -height % cell), mode="replicate")
         features = F.pixel_unshuffle(padded, c.scale)
         if sigma is not None:
             level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1, 1, 1, 1) / 255
             features = torch.cat((features, level.expand(x.shape[0], 1, *features.shape[-2:])), 1)
         features = self.conv_in(features)
-        half = c.blocks // 2
-        stages = {half + i * c.stage_blocks: stage for i, stage in enumerate(self.stages)}
+        if c.outer_blocks:
+            for block in self.encoder:
+                features = block(features)
+            features = features + self.up(self.body(self.down(features)))
+            for block in self.decoder:
+                features = block(features)
+        else:
+            features = self.body(features)
+        residual = F.pixel_shuffle(self.conv_out(self.conv_body(features)), c.scale)
+        return x + residual[..., :height, :width].to(x.dtype)
+
+    def body(self, features: Tensor) -> Tensor:
+        """ResBlocks with the stages between them: (B, features, h, w) -> the same."""
+        half = self.config.blocks // 2
+        stages = {half + i * self.config.stage_blocks: stage for i, stage in enumerate(self.stages)}
         for i, block in enumerate(self.blocks):
             if i in stages:
                 features = stages[i](features)
             features = block(features)
-        residual = F.pixel_shuffle(self.conv_out(self.conv_body(features)), c.scale)
-        return x + residual[..., :height, :width].to(x.dtype)
+        return features
 
 
 def released_config(task: str) -> ModelConfig:

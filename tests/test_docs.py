@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 from typer.main import get_command
 
@@ -23,13 +24,15 @@ def test_the_changelog_has_this_version() -> None:
 
 
 def test_flags_and_variables_in_the_readme_exist() -> None:
-    commands = get_command(app).commands  # type: ignore[attr-defined]
-    parameters = [p for command in commands.values() for p in command.params]
+    def below(command: Any) -> list[Any]:
+        return command.params + [p for inner in getattr(command, "commands", {}).values() for p in below(inner)]
+
+    parameters = below(get_command(app))
     flags = {flag for p in parameters for flag in p.opts + p.secondary_opts}
     variables = {p.envvar for p in parameters if p.envvar}
     ours = "\n".join(line for line in README.splitlines() if "pip install" not in line)
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", ours)) <= flags | {"--release", "--help"}
-    assert set(re.findall(r"DAGL_(?!SHARED)\w+", README)) <= variables
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", ours)) <= flags | {"--release", "--help", "--nproc-per-node"}
+    assert set(re.findall(r"DAGL_(?!SHARED|DATASETS_URL)\w+", README)) <= variables
 
 
 def test_every_bundled_file_has_its_card() -> None:

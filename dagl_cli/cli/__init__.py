@@ -20,10 +20,14 @@ errors = Console(stderr=True, highlight=False)
 """Progress and messages: stdout is for data and --json alone."""
 
 
+def plain(line: str) -> str:
+    """Without the control characters that file names may hold."""
+    return "".join(c if c.isprintable() else "?" for c in line)
+
+
 def say(line: str, style: str = "") -> None:
     """One line of message on stderr, unwrapped; markup and control characters in file names do nothing."""
-    line = "".join(c if c.isprintable() else "?" for c in line)
-    errors.print(line, style=style or None, markup=False, soft_wrap=True)
+    errors.print(plain(line), style=style or None, markup=False, soft_wrap=True)
 
 
 class ErrorBoundary(TyperGroup):
@@ -104,4 +108,4 @@ def main() -> None:
     app()
 
 
-from . import benchmark, restore, train, weights  # noqa: E402, F401  (each adds its commands to `app`)
+from . import benchmark, compare, datasets, restore, train, weights  # noqa: E402, F401  (each adds its commands to `app`)
