@@ -17,6 +17,7 @@ from .errors import UsageError
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "loss": ("psnr", "mse", "l1"),
+    "optimizer": ("muon", "adam"),
     "schedule": ("cosine", "step"),
     "precision": ("auto", "fp32", "bf16"),
     "compile": ("auto", "on", "off"),
@@ -54,8 +55,10 @@ class TrainConfig:
     """Side of the square crops in pixels."""
     loss: str = "psnr"
     """'psnr' (mean over the crops of ln MSE), 'mse' or 'l1'."""
+    optimizer: str = "muon"
+    """'muon' for the kernels inside the network, with Adam for the rest; or 'adam' for all."""
     lr: float = 1e-3
-    """Highest learning rate of Adam."""
+    """Highest learning rate."""
     schedule: str = "cosine"
     """'cosine' to zero over the run, or 'step': halved every `halve_every` steps."""
     halve_every: int = 200_000
@@ -128,8 +131,8 @@ class TrainConfig:
 
 
 _RELEASE: dict[str, Any] = dict(
-    variant="paper", crop=64, batch=32, lr=4e-4, schedule="step", warmup=0, clip=0.0, ema=0.0, small_residuals=False,
-    precision="fp32", loss="mse",
+    variant="paper", crop=64, batch=32, optimizer="adam", lr=4e-4, schedule="step", warmup=0, clip=0.0, ema=0.0,
+    small_residuals=False, precision="fp32", loss="mse",
 )  # fmt: skip
 _RELEASE_BY_TASK: dict[str, dict[str, Any]] = {
     "denoise": dict(channels=1, sigma=25.0, model={"noise_map": False}, steps=1_300_000, halve_every=200_000),
@@ -140,7 +143,16 @@ _RELEASE_BY_TASK: dict[str, dict[str, Any]] = {
 """Steps are epochs of 1000; from the defaults of each task's option.py (real: DN_Real). Demosaic uses L1."""
 
 _TABLES: dict[str, Any] = dict(
-    task="denoise", channels=1, variant="paper", sigma=25.0, batch=32, crop=64, lr=4e-4, warmup=1000, steps=50_000
+    task="denoise",
+    channels=1,
+    variant="paper",
+    sigma=25.0,
+    batch=32,
+    crop=64,
+    optimizer="adam",
+    lr=4e-4,
+    warmup=1000,
+    steps=50_000,
 )
 """One budget for every case of Tables 5 and 6: Urban100 at sigma 25."""
 _TABLE5: dict[str, dict[str, Any]] = {

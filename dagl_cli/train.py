@@ -27,7 +27,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from . import __version__, degrade, metrics, presets, weights
+from . import __version__, degrade, metrics, muon, presets, weights
 from . import report as pages
 from .data import Crops, Photos, load_photos
 from .errors import DaglError, UsageError, WeightsError
@@ -116,14 +116,15 @@ def _train(
     started_from = init_from(model, config.init_from, config) if config.init_from and not state else None
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(model).eval().requires_grad_(False)
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, fused=True)
     if config.precision == "auto":
         config = replace(config, precision=world.agree(faster_precision(config, device)))
+    optimizers = optimizers_for(model, config)
     step, elapsed, skipped = 0, 0.0, 0
     if state:
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         step, elapsed, skipped = state["step"], state["elapsed"], state["skipped"]
         earlier = state.get("command", "")
         command = earlier if earlier.endswith(command) else " && ".join(c for c in (earlier, command) if c)
@@ -152,7 +153,7 @@ def _train(
             network = model
             why = f"{type(error).__name__}: {' '.join(str(error).split())}"
             log.write({"warning": f"not compiled, slower: {why[:200]} (--compile off says so from the start)"})
-        optimizer.zero_grad()
+        model.zero_grad()
     if world.size > 1:
         network = DistributedDataParallel(network)
 
@@ -165,7 +166,8 @@ def _train(
         buffer = io.BytesIO()
         torch.save(
             {
-                "model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict(),
+                "model": model.state_dict(), "average": average.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in optimizers],
                 "step": step, "elapsed": elapsed, "skipped": skipped, "data": training.fingerprint,
                 "settings": plain(config), "command": command,
             },
@@ -236,7 +238,7 @@ def _train(
         if finished or stopped:
             break
 
-        for group in optimizer.param_groups:
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = learning_rate(config, step, done)
         degraded, clean, sigma = crops.degraded(tuple(t.to(device, non_blocking=True) for t in levels), step)
         degraded = degraded.contiguous(memory_format=torch.channels_last)
@@ -251,9 +253,10 @@ def _train(
             loss += some.detach()
         norm = nn.utils.clip_grad_norm_(parameters, config.clip or math.inf)
         wrong = (~torch.isfinite(norm)).float()
-        optimizer.found_inf = wrong  # type: ignore[attr-defined]  # the fused step does nothing where it is 1
-        optimizer.step()
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.found_inf = wrong  # type: ignore[attr-defined]  # the step does nothing where it is 1
+            optimizer.step()
+        model.zero_grad()
         decay = min(config.ema, (1 + step) / (10 + step))  # young averages forget the initial weights faster
         torch._foreach_lerp_(averaged, [p.detach() for p in parameters], 1 - decay)
         total += torch.where(wrong > 0, torch.zeros_like(loss), loss)
@@ -284,6 +287,13 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mse": lambda restored, clean: (restored.float() - clean).square().mean(),
     "l1": lambda restored, clean: (restored.float() - clean).abs().mean(),
 }
+
+
+def optimizers_for(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """Adam for all parameters; with `muon` for what it does not take. Both leave out a step whose `found_inf` is 1."""
+    kernels, rest = muon.split(model) if config.optimizer == "muon" else ([], list(model.parameters()))
+    own = [muon.Muon(kernels, lr=config.lr, dtype=DTYPES[config.precision])] if kernels else []
+    return [*own, torch.optim.Adam(rest, lr=config.lr, fused=True)]
 
 
 def learning_rate(config: TrainConfig, step: int, done: float) -> float:

@@ -13,7 +13,7 @@ PACKAGE = Path(dagl_cli.__file__).parent
 
 LAYERS = [
     {"errors"},
-    {"config", "attention", "image", "degrade", "tiling", "metrics", "raw", "datasets", "report", "hub"},
+    {"config", "attention", "image", "degrade", "tiling", "metrics", "raw", "datasets", "report", "hub", "muon"},
     {"model", "presets"},
     {"weights", "data", "peers"},
     {"pipeline", "release", "export"},

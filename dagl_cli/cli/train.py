@@ -53,7 +53,10 @@ def train(
     micro_batch: Annotated[int | None, _option("micro_batch", "Crops in memory at once; gradients add up.")] = None,
     crop: Annotated[int | None, _option("crop", "Side of the square crops.")] = None,
     loss: Annotated[str | None, _option("loss", "psnr (mean of ln MSE), mse or l1.")] = None,
-    lr: Annotated[float | None, _option("lr", "Highest learning rate of Adam.")] = None,
+    optimizer: Annotated[
+        str | None, _option("optimizer", "muon (with adam for what it does not take), or adam.")
+    ] = None,
+    lr: Annotated[float | None, _option("lr", "Highest learning rate.")] = None,
     schedule: Annotated[str | None, _option("schedule", "cosine to zero, or step (halved now and then).")] = None,
     halve_every: Annotated[int | None, _option("halve_every", "Steps, for --schedule step.")] = None,
     warmup: Annotated[
