@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from .errors import UsageError
 
+LARGEST = 1024
+"""Of any size in a configuration: files from elsewhere must not ask for endless networks."""
 GRAPHS = {
     "released": "the authors' released code: pruned edges stay in the softmax denominator (default)",
     "paper": "Eq. 7-9: softmax over the neighbours only, edges below the threshold do not exist",
@@ -58,7 +60,15 @@ class ModelConfig:
     activation: str = "prelu"
     """In the ResBlocks: 'prelu' (one parameter, as released) or 'relu'."""
 
+    _SIZES: ClassVar = ("scale", "features", "head_features", "patch", "stride", "key_stride", "embedding")
+    _COUNTS: ClassVar = ("blocks", "stage_blocks", "stages", "heads", "outer_blocks")
+
     def __post_init__(self) -> None:
+        for least, names in ((1, self._SIZES), (0, self._COUNTS)):
+            for name in names:
+                value = getattr(self, name)
+                if not isinstance(value, int) or not least <= value <= LARGEST:
+                    raise UsageError(f"{name} must be {least}-{LARGEST}, not {value!r}")
         if self.task not in TASKS:
             raise UsageError(f"task '{self.task}' is unknown: choose one of {', '.join(TASKS)}")
         if self.channels not in (1, 3):

@@ -9,7 +9,6 @@ crops as a cell array `Idenoised`, `israw` false and `eval_version` '1.0'.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from scipy.io import savemat
 from torch import Tensor
 
 from .errors import DaglError, UsageError
+from .files import replacing
 
 EVAL_VERSION = "1.0"
 
@@ -80,10 +80,8 @@ def submit(
                 cells = np.empty(len(found), object)
                 for i, crop in enumerate(crops(folder, image, found)):
                     cells[i] = restore(crop).clamp(0, 1).permute(1, 2, 0).contiguous().numpy()  # (h, w, 3) float32
-                temporary = path.with_name(f".{path.name}.part")
-                with temporary.open("wb") as file:
+                with replacing(path) as temporary, temporary.open("xb") as file:
                     savemat(file, {"Idenoised": cells, "israw": False, "eval_version": EVAL_VERSION})
-                os.replace(temporary, path)
             written.append(path)
             progress(image, len(every))
     except OSError as error:

@@ -8,7 +8,6 @@ import shutil
 import types
 import warnings
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from filelock import FileLock
 from . import __version__, datasets, weights
 from .config import TASKS, ModelConfig
 from .errors import DaglError, UsageError, WeightsError
+from .files import replacing, write
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -154,11 +154,15 @@ def publish(folder: Path, rows: Sequence[dict[str, Any]] = (), *, front: bool = 
     path = folder / weights.MANIFEST
     made = manifest(paths, weights.read_manifest(path) if path.exists() else None, rows)
     try:
-        weights.write(path, (json.dumps(made, indent=1, ensure_ascii=False) + "\n").encode())
-        weights.write(folder / CARD, (front_matter(made) * front + card(made)).encode())
+        _write_json(path, made)
+        write(folder / CARD, (front_matter(made) * front + card(made)).encode())
     except OSError as error:
         raise DaglError(f"{folder}: {error.strerror}: make it writable, or make room") from None
     return made
+
+
+def _write_json(path: Path, content: Any) -> None:
+    write(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def record(path: Path) -> None:
@@ -169,7 +173,7 @@ def record(path: Path) -> None:
             files = weights.read_manifest(beside)["files"] if beside.is_file() else {}
             made = manifest([path])
             made["files"] = files | made["files"]
-            weights.write(beside, (json.dumps(made, indent=1, ensure_ascii=False) + "\n").encode())
+            _write_json(beside, made)
     except OSError as error:
         raise DaglError(f"{beside}: {error.strerror}: make it writable, or make room") from None
 
@@ -314,7 +318,8 @@ def export(paths: Sequence[Path], target: Path, rows: Sequence[dict[str, Any]] =
     """A folder that is ready for the Hub: the weight files, their manifest, card and configuration.
 
     What the manifests beside the files say of them is taken along. Returns the new manifest.
-    Raises DaglError when the folder has one of the files already (without `overwrite`) or cannot be written to.
+    Raises UsageError when the folder has one of the files already (without `overwrite`), DaglError when it cannot be
+    written to.
     """
     names = [path.name for path in paths]
     if len(set(names)) < len(names):
@@ -323,21 +328,15 @@ def export(paths: Sequence[Path], target: Path, rows: Sequence[dict[str, Any]] =
         target.mkdir(parents=True, exist_ok=True)
         for name in (*names, weights.MANIFEST, CARD, CONFIG):
             if (target / name).exists() and not overwrite:
-                raise DaglError(f"{target / name} exists: --overwrite replaces it")
+                raise UsageError(f"{target / name} exists: --overwrite replaces it")
         made = manifest(paths, _beside(paths), rows)
         configs = {path.stem: weights.describe(path)[0].to_dict() for path in paths}
         for path in paths:
-            temporary = target / (path.name + ".tmp")
-            try:
+            with replacing(target / path.name) as temporary:
                 shutil.copyfile(path, temporary)
-                temporary.replace(target / path.name)
-            finally:
-                temporary.unlink(missing_ok=True)
-        weights.write(
-            target / CONFIG, (json.dumps({"library_name": "dagl", "models": configs}, indent=1) + "\n").encode()
-        )
-        weights.write(target / weights.MANIFEST, (json.dumps(made, indent=1, ensure_ascii=False) + "\n").encode())
-        weights.write(target / CARD, (front_matter(made) + card(made)).encode())
+        _write_json(target / CONFIG, {"library_name": "dagl", "models": configs})
+        _write_json(target / weights.MANIFEST, made)
+        write(target / CARD, (front_matter(made) + card(made)).encode())
     except OSError as error:
         raise DaglError(f"{target}: {error.strerror}: choose another folder, or make room") from None
     return made
@@ -413,45 +412,42 @@ def onnx(path: Path, target: Path) -> float:
     for stage in model.stages:
         stage.forward = types.MethodType(_forward_exportable, stage)
     names = ["image", "sigma"] if c.noise_map else ["image"]
-    temporary = target.with_name(target.name + ".tmp")
+    size = {0: "batch", 2: "height", 3: "width"}
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with warnings.catch_warnings(), torch.inference_mode():
-            warnings.simplefilter("ignore")  # the tracer's; what it made is checked below
-            torch.onnx.export(
-                model, _inputs(model, 1, 48, 64), str(temporary), input_names=names, output_names=["restored"],
-                opset_version=OPSET, dynamo=False,  # the newer exporter fails on the symbolic sizes of the graph
-                dynamic_axes={
-                    "image": {0: "batch", 2: "height", 3: "width"}, "restored": {0: "batch", 2: "height", 3: "width"},
-                    "sigma": {0: "batch"},
-                },
-            )  # fmt: skip
-        made = onnx_format.load(temporary)
-        about = {
-            "dagl.version": __version__, "dagl.config": json.dumps(c.to_dict()), "dagl.task": c.task,
-            "dagl.weights": f"{path.name} {weights.sha256(path)}", "dagl.tile": c.tile[0], "dagl.overlap": c.tile[1],
-            "dagl.multiple": c.multiple, "dagl.licence": info.get("licence", "see the weights' card"),
-            "dagl.pixels": "image in [0, 1], clip restored; cut tiles at multiples of dagl.multiple",
-        }  # fmt: skip
-        onnx_format.helper.set_model_props(made, {key: str(value) for key, value in about.items()})
-        onnx_format.checker.check_model(made)
-        onnx_format.save(made, temporary)
-        reference, _ = weights.load(path)
-        session = onnxruntime.InferenceSession(temporary, providers=["CPUExecutionProvider"])
-        difference = 0.0
-        for height, width in ((64, 48), (75, 90)):
-            inputs = _inputs(model, 2, height, width)
-            found = session.run(None, {name: value.numpy() for name, value in zip(names, inputs)})[0]
-            with torch.inference_mode():
-                difference = max(difference, float((torch.from_numpy(found) - reference(*inputs)).abs().max()))
-        if not difference <= 1e-4:
-            raise WeightsError(f"{path}: the ONNX network differs from PyTorch by {difference:.1e}: please report this")
-        temporary.replace(target)
+        with replacing(target) as temporary:
+            with warnings.catch_warnings(), torch.inference_mode():
+                warnings.simplefilter("ignore")  # the tracer's; what it made is checked below
+                torch.onnx.export(
+                    model, _inputs(model, 1, 48, 64), str(temporary), input_names=names, output_names=["restored"],
+                    opset_version=OPSET, dynamo=False,  # the newer exporter fails on the symbolic sizes of the graph
+                    dynamic_axes={"image": size, "restored": size, "sigma": {0: "batch"}},
+                )  # fmt: skip
+            made = onnx_format.load(temporary)
+            about = {
+                "dagl.version": __version__, "dagl.config": json.dumps(c.to_dict()), "dagl.task": c.task,
+                "dagl.weights": f"{path.name} {weights.sha256(path)}", "dagl.tile": c.tile[0],
+                "dagl.overlap": c.tile[1], "dagl.multiple": c.multiple,
+                "dagl.licence": info.get("licence", "see the weights' card"),
+                "dagl.pixels": "image in [0, 1], clip restored; cut tiles at multiples of dagl.multiple",
+            }  # fmt: skip
+            onnx_format.helper.set_model_props(made, {key: str(value) for key, value in about.items()})
+            onnx_format.checker.check_model(made)
+            onnx_format.save(made, temporary)
+            reference, _ = weights.load(path)
+            session = onnxruntime.InferenceSession(temporary, providers=["CPUExecutionProvider"])
+            difference = 0.0
+            for height, width in ((64, 48), (75, 90)):
+                inputs = _inputs(model, 2, height, width)
+                found = session.run(None, {name: value.numpy() for name, value in zip(names, inputs)})[0]
+                with torch.inference_mode():
+                    difference = max(difference, float((torch.from_numpy(found) - reference(*inputs)).abs().max()))
+            if not difference <= 1e-4:
+                raise WeightsError(
+                    f"{path}: the ONNX network differs from PyTorch by {difference:.1e}: please report this"
+                )
     except OSError as error:
         raise DaglError(f"{target}: {error.strerror}: choose another folder, or make room") from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
     return difference
 
 

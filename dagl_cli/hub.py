@@ -11,7 +11,7 @@ import io
 import os
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,14 @@ from .errors import UsageError, WeightsError
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 """A full commit: what it names never changes, so a cached copy needs no request."""
-SPEC = re.compile(r"hub:(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^@:]+))?(?::(?P<file>[\w.-]+))?")
+SPEC = re.compile(r"hub:(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^@:]+))?(?::(?P<file>[\w+-][\w. +-]*))?")
+NAME = r"[\w+-][\w. +-]*"
+"""Of a file in a repository or a manifest: no folders."""
 SECONDS = 5
 """Without an answer, after which a host counts as dead; HF_HUB_ETAG_TIMEOUT takes its place."""
+
+NETWORK = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
+"""Packages whose errors mean that nobody answered."""
 
 Progress = Callable[[str, int, int | None], None]
 """Called with a file's name, the bytes that are here, and the bytes in all (None: not known)."""
@@ -79,12 +84,16 @@ def fetch(
         # one request first: hf_hub_download answers a dead host with half a minute of attempts
         timeout = int(os.environ.get("HF_HUB_ETAG_TIMEOUT") or SECONDS)
         url = hf.hf_hub_url(spec.repository, spec.file, revision=spec.revision)
-        answer = get_session().head(url, headers=build_hf_headers(), timeout=timeout)
-        hf_raise_for_status(answer)
+        session: Any = get_session()
+        # not to where the file is stored: that may answer downloads only (requests and httpx name it differently)
+        name = next(n for n in ("follow_redirects", "allow_redirects") if n in _parameters(session.request))
+        answer = session.head(url, headers=build_hf_headers(), timeout=timeout, **{name: False})
+        if answer.status_code >= 400:
+            hf_raise_for_status(answer)
         size = int(answer.headers.get("X-Linked-Size") or answer.headers.get("Content-Length") or 0) or None
         progress(spec.file, 0, size)
         extra: dict[str, Any] = {}
-        if "tqdm_class" in inspect.signature(hf.hf_hub_download).parameters:  # since huggingface_hub 1.0
+        if "tqdm_class" in _parameters(hf.hf_hub_download):  # since huggingface_hub 1.0
             extra["tqdm_class"] = _bar(spec.file, progress)
         disable_progress_bars()
         hf.logging.set_verbosity_error()
@@ -96,16 +105,20 @@ def fetch(
         progress(spec.file, size or 1, size or 1)
         return Path(path)
     except Exception as error:  # whatever HTTP library the client is built on: requests, httpx or httpx2
-        raise WeightsError(f"{spec}: {_explain(error, spec)}") from None
+        raise WeightsError(f"{spec}: {_explain(error, spec, offline)}") from None
+
+
+def _parameters(function: Callable[..., Any]) -> Collection[str]:
+    return inspect.signature(function).parameters
 
 
 def discard(path: Path) -> None:
-    """Remove a damaged file from the Hub's cache, so that the next attempt fetches it again."""
-    for part in (path.resolve(), path):
-        try:
+    """Remove a damaged file from the Hub's cache, so that the next attempt fetches it again. Raises WeightsError."""
+    try:
+        for part in (path.resolve(), path):
             part.unlink(missing_ok=True)
-        except OSError:  # a cache that cannot be written to
-            return
+    except OSError as error:
+        raise WeightsError(f"{path}: damaged, and cannot be removed ({error.strerror}): remove it yourself") from None
 
 
 def _bar(name: str, progress: Progress) -> type:
@@ -128,7 +141,7 @@ def _bar(name: str, progress: Progress) -> type:
     return Bar
 
 
-def _explain(error: Exception, spec: Spec) -> str:
+def _explain(error: Exception, spec: Spec, offline: bool) -> str:
     """What went wrong and what to do, from the most special class of error to the most general."""
     import huggingface_hub as hf
 
@@ -143,11 +156,16 @@ def _explain(error: Exception, spec: Spec) -> str:
             return "no such repository, or it is private: check the name, or `hf auth login` or set HF_TOKEN"
         case hf.errors.RevisionNotFoundError():
             return f"no such revision: choose a commit, branch or tag of {page}/commits"
-        case hf.errors.LocalEntryNotFoundError() | hf.errors.OfflineModeIsEnabled():
+        case hf.errors.LocalEntryNotFoundError() if not offline and not _is_network(error):
+            return (
+                f"{hf.constants.ENDPOINT} does not answer as a Hub does: check HF_ENDPOINT, the proxy, "
+                "or whether a login page stands before the network"
+            )
+        case hf.errors.LocalEntryNotFoundError() | hf.errors.OfflineModeIsEnabled() if offline:
             return (
                 f"not in the Hub's cache, and dagl is offline: run `dagl weights download {whole}` once with a network"
             )
-        case hf.errors.EntryNotFoundError():
+        case hf.errors.EntryNotFoundError() if not isinstance(error, hf.errors.LocalEntryNotFoundError):
             return f"no such file in the repository: {page}/tree/{spec.revision} shows what there is"
         case hf.errors.HFValidationError():
             return "no valid name of a repository: write hub:OWNER/REPO"
@@ -160,7 +178,27 @@ def _explain(error: Exception, spec: Spec) -> str:
         case OSError() if error.errno is not None and error.strerror and not isinstance(error, ConnectionError):
             cache = hf.constants.HF_HUB_CACHE
             return f"cannot write to the cache {cache} ({error.strerror}): make room there, or set HF_HOME elsewhere"
+    url = str(getattr(getattr(error, "request", None), "url", None) or hf.constants.ENDPOINT)
+    host = "/".join(url.split("/")[:3])
+    root = _root(error)
+    reason = " ".join(str(root).split())[:200]
     return (
-        f"cannot reach {hf.constants.ENDPOINT} ({type(error).__name__}{': ' if text else ''}{text[:200]}): "
+        f"cannot reach {host} ({type(root).__name__}{': ' if reason else ''}{reason}): "
         "check the network and proxy, or give a file with --model"
     )
+
+
+def _root(error: BaseException) -> BaseException:
+    """The error at the bottom: clients wrap them, as causes, as `reason` or as the first argument."""
+    seen: list[BaseException] = []
+    while error not in seen:
+        seen.append(error)
+        inner = (error.__cause__, getattr(error, "reason", None), *error.args[:1])
+        error = next((e for e in inner if isinstance(e, BaseException)), error)
+    return error
+
+
+def _is_network(error: BaseException) -> bool:
+    """Whether the Hub's client gave up because nobody answered, and not because of what the answer was."""
+    root = _root(error)
+    return isinstance(root, ConnectionError | TimeoutError) or type(root).__module__.split(".")[0] in NETWORK

@@ -247,17 +247,18 @@ def convert_released(state: Mapping[str, Tensor], config: ModelConfig) -> dict[s
     with torch.device("meta"):
         wanted = DAGL(config).state_dict()
     if missing := sorted(wanted.keys() - parts.keys()):
-        raise WeightsError(f"the checkpoint lacks '{missing[0]}' and {len(missing) - 1} more keys")
+        more = f" and {len(missing) - 1} more keys" if len(missing) > 1 else ""
+        raise WeightsError(f"the checkpoint lacks '{missing[0]}'{more}")
     converted = {}
     for name, by_head in parts.items():
         if name not in wanted:
             raise WeightsError(f"the checkpoint has '{name}', which a {config.task} model has no place for")
-        stacked = torch.cat([by_head[head] for head in sorted(by_head)])
-        if stacked.numel() != wanted[name].numel():
-            raise WeightsError(
-                f"'{name}' has {stacked.numel()} values in the checkpoint, the model {wanted[name].numel()}"
-            )
-        converted[name] = stacked.reshape(wanted[name].shape)
+        stacked, shape = torch.cat([by_head[head] for head in sorted(by_head)]), wanted[name].shape
+        # the fully connected layers are convolutions here: (D, 784) -> (D, 16, 7, 7)
+        linear = (shape[0], shape[1:].numel()) if name.endswith(("query.weight", "key.weight")) else shape
+        if tuple(stacked.shape) != tuple(linear):
+            raise WeightsError(f"'{name}' is {tuple(stacked.shape)} in the checkpoint, {tuple(linear)} in the model")
+        converted[name] = stacked.reshape(shape)
     return converted
 
 
@@ -273,4 +274,4 @@ def load_strictly(model: nn.Module, state: Mapping[str, Any], source: str) -> No
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise WeightsError(f"{source} does not fit its own configuration: it {problems[0]}{more}")
-    model.load_state_dict(state)
+    model.load_state_dict(state, assign=True)  # of a network on 'meta' too, so that nothing was made for nothing

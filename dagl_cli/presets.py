@@ -118,10 +118,10 @@ class TrainConfig:
         """The network. Raises UsageError for settings that are none."""
         base = model_config(self.variant, self.task, self.channels).to_dict()
         shape = base | checked(self.model, ModelConfig, "--set")
-        for name in ("scale", "features", "head_features", "patch", "stride", "key_stride", "embedding"):
-            if shape[name] < 1:
-                raise UsageError(f"--set {name}={shape[name]}: must be at least 1")
-        return ModelConfig.from_dict(shape)
+        try:
+            return ModelConfig.from_dict(shape)
+        except UsageError as error:
+            raise UsageError(f"--set {error}" if self.model else str(error)) from None
 
     def named(self) -> dict[str, Any]:
         """All settings as plain values; of paths only the last name, so that weights tell nothing of a machine."""

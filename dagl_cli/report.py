@@ -10,10 +10,7 @@ import base64
 import io
 import json
 import math
-import os
-import secrets
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -23,6 +20,7 @@ import numpy as np
 import PIL.Image
 
 from .errors import DaglError
+from .files import write
 
 Cell = str | float | int | None
 
@@ -89,18 +87,14 @@ def save(path: Path, text: str) -> None:
 
     What exists and is no file (/dev/stdout, a pipe) is written to, not replaced: root could replace a device.
     """
-    temporary = path.with_name(f".dagl-{secrets.token_hex(8)}.part")
+    data = text.encode("utf-8", "replace")
     try:
         if path.exists() and not path.is_file():
-            path.write_text(text, encoding="utf-8", errors="replace")
-            return
-        temporary.write_text(text, encoding="utf-8", errors="replace")
-        os.replace(temporary, path)
+            path.write_bytes(data)
+        else:
+            write(path, data)
     except OSError as error:
         raise DaglError(f"cannot write {path}: {error.strerror}: choose another file or folder") from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

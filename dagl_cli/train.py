@@ -31,6 +31,7 @@ from . import __version__, degrade, metrics, muon, presets, weights
 from . import report as pages
 from .data import Crops, Photos, load_photos
 from .errors import DaglError, UsageError, WeightsError
+from .files import write
 from .model import DAGL, ResBlock
 from .pipeline import is_out_of_memory, pick_device
 from .presets import TrainConfig
@@ -438,19 +439,6 @@ def stop_signals() -> Iterator[threading.Event]:
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
-
-
-def write(path: Path, data: bytes | memoryview) -> None:
-    """All of it or nothing; on the disk when this returns. Raises OSError."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

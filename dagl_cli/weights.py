@@ -11,6 +11,8 @@ import json
 import math
 import os
 import re
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +22,8 @@ from safetensors import SafetensorError, safe_open
 from . import hub
 from .config import ModelConfig
 from .datasets import cache
-from .errors import DaglError, WeightsError
+from .errors import DaglError, UsageError, WeightsError
+from .files import write
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 FORMAT = "dagl-1"
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = "dagl-manifest-1"
+AGAIN = "download or train it again"
 
 
 def folder() -> Path:
@@ -78,20 +82,46 @@ def resolve(
     """
     if model is not None and model.startswith("hub:"):
         return from_hub(hub.parse(model), task, channels, offline=offline, progress=progress)
-    if model is not None and os.path.isfile(model):
-        return Path(model)
     name = default_name(task, channels) if model is None else model.removesuffix(".safetensors")
-    for place in (folder(), imported_folder()):
-        if (path := place / f"{name}.safetensors").is_file():
-            return path
-    repository = os.environ.get("DAGL_HUB_REPO")
-    if repository and not re.search(r"[/\\]", name):
-        spec = replace(hub.parse(f"hub:{repository}"), file=f"{name}.safetensors")
-        return from_hub(spec, task, channels, offline=offline, progress=progress)
+    if (path := find(model or name)) is not None:
+        check_own(path)
+        return path
     names = ", ".join(p.stem for p in bundled()) or "none"
     more = "".join(f", {p.stem}" for p in imported())
     where = f"--model {model}" if model else f"no bundled model for {task} with {channels} channel(s)"
-    raise WeightsError(f"{where}: no such file or bundled model (bundled: {names}{more and '; imported: '}{more[2:]})")
+    what = "a folder, give a file in it" if model and os.path.isdir(model) else "no such file or bundled model"
+    unknown = f"{where}: {what} (bundled: {names}{more and '; imported: '}{more[2:]})"
+    repository = os.environ.get("DAGL_HUB_REPO")
+    if repository and re.fullmatch(hub.NAME, name):
+        try:
+            spec = replace(hub.parse(f"hub:{repository}"), file=f"{name}.safetensors")
+        except UsageError:
+            raise UsageError(f"DAGL_HUB_REPO is '{repository}': write OWNER/REPO or OWNER/REPO@REVISION") from None
+        try:
+            return from_hub(spec, task, channels, offline=offline, progress=progress)
+        except WeightsError as error:
+            raise WeightsError(f"{unknown}, and from DAGL_HUB_REPO: {error}") from None
+    raise WeightsError(unknown)
+
+
+def find(model: str) -> Path | None:
+    """A file, else a bundled or an imported one by name; not examined. None: there is none."""
+    if os.path.isfile(model):
+        return Path(model)
+    name = f"{model.removesuffix('.safetensors')}.safetensors"
+    return next((place / name for place in (folder(), imported_folder()) if (place / name).is_file()), None)
+
+
+def check_own(path: Path) -> None:
+    """Raises WeightsError where the manifest beside a bundled or imported file has another SHA-256."""
+    beside = path.parent / MANIFEST
+    remedy = {folder(): "install dagl again", imported_folder(): "import it again"}.get(path.parent)
+    entry = read_manifest(beside)["files"].get(path.name) if remedy and beside.is_file() else None
+    if entry is not None:
+        try:
+            check(path, entry)
+        except WeightsError as error:
+            raise WeightsError(f"{error}: {remedy}") from None
 
 
 def from_hub(
@@ -110,25 +140,52 @@ def from_hub(
     Without a file in `spec` it is the repository's only one, or the default of task and channels.
     Raises WeightsError; a damaged download is removed.
     """
-    manifest_path = hub.fetch(replace(spec, file=MANIFEST), offline=offline, refresh=refresh, progress=progress)
-    try:
-        files = read_manifest(manifest_path)["files"]
-    except WeightsError:
-        hub.discard(manifest_path)
-        raise
-    commit = manifest_path.parent.name
+    offline = offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+    def fetched(part: hub.Spec, examine: Callable[[Path], Any]) -> tuple[Path, Any]:
+        """The file and what `examine` finds in it. What is damaged is fetched anew, once; offline it is left alone."""
+        path = hub.fetch(part, offline=offline, refresh=refresh, progress=progress)
+        try:
+            return path, examine(path)
+        except WeightsError as error:
+            if offline:
+                raise WeightsError(f"{error}: `dagl weights download {spec}` fetches it anew") from None
+            hub.discard(path)
+            path = hub.fetch(part, progress=progress)
+            try:
+                return path, examine(path)
+            except WeightsError as error:
+                hub.discard(path)
+                raise WeightsError(
+                    f"{error}; it was removed: the Hub sends it so, ask the repository's owner"
+                ) from None
+
+    manifest_path, manifest = fetched(replace(spec, file=MANIFEST), read_manifest)
+    files, commit = manifest["files"], manifest_path.parent.name
     name = spec.file or (next(iter(files)) if len(files) == 1 else f"{default_name(task, channels)}.safetensors")
     if name not in files and f"{name}.safetensors" in files:
         name += ".safetensors"
     if name not in files:
         raise WeightsError(f"{spec}: no {name} in its manifest: choose one of {', '.join(files) or 'none'}")
-    path = hub.fetch(replace(spec, revision=commit, file=name), offline=offline, progress=progress)
-    try:
-        check(path, files[name])
-    except WeightsError as error:
-        hub.discard(path)
-        raise WeightsError(f"{error}; it was removed, running the command again fetches it") from None
-    return path
+    return fetched(replace(spec, revision=commit, file=name), lambda path: check(path, files[name]))[0]
+
+
+def cached_from_hub(spec: hub.Spec) -> list[Path]:
+    """The weight files of a repository that the Hub's cache has; with a file in `spec`, that one. Asks no network.
+
+    Raises WeightsError when there is none.
+    """
+    manifest = hub.fetch(replace(spec, file=MANIFEST), offline=True)
+    own = replace(spec, revision=manifest.parent.name)
+    if spec.file:
+        return [hub.fetch(replace(own, file=f"{spec.file.removesuffix('.safetensors')}.safetensors"), offline=True)]
+    found = []
+    for name in read_manifest(manifest)["files"]:
+        with suppress(WeightsError):
+            found.append(hub.fetch(replace(own, file=name), offline=True))
+    if not found:
+        raise WeightsError(f"{spec}: none of its files is in the Hub's cache: `dagl weights download {spec}` first")
+    return found
 
 
 def sha256(path: Path) -> str:
@@ -155,7 +212,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
         files = found["files"]
         sound = found["format"] == MANIFEST_FORMAT and all(
-            re.fullmatch(r"[\w-][\w.-]*", name) and re.fullmatch(r"[0-9a-f]{64}", entry["sha256"]) and _is_shown(entry)
+            re.fullmatch(hub.NAME, name) and re.fullmatch(r"[0-9a-f]{64}", entry["sha256"]) and _is_shown(entry)
             for name, entry in files.items()
         )
         sound = sound and all(isinstance(found.get(key, ""), str) for key in ("licence", "training_data"))
@@ -167,7 +224,10 @@ def read_manifest(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError):
         sound = False
     if not sound:
-        raise WeightsError(f"{path}: not a manifest of dagl weights (format {MANIFEST_FORMAT}): fetch or make it again")
+        raise WeightsError(
+            f"{path}: not a manifest of dagl weights (format {MANIFEST_FORMAT}): fetch it again, or delete it and "
+            f"`dagl weights manifest {path.parent}` makes a new one"
+        )
     return dict(found)
 
 
@@ -208,16 +268,6 @@ def save(path: Path, state: dict[str, Tensor], config: ModelConfig, info: dict[s
     write(path, serialize({k: v.detach().contiguous().cpu() for k, v in state.items()}, metadata))
 
 
-def write(path: Path, content: bytes) -> None:
-    """Write a file atomically."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def load(path: Path) -> tuple[DAGL, dict[str, Any]]:
     """The network (float32, CPU, eval mode) and its info.
 
@@ -232,9 +282,8 @@ def load(path: Path) -> tuple[DAGL, dict[str, Any]]:
     try:
         with torch.device("meta"):
             model = DAGL(config)
-        model = model.to_empty(device="cpu")
     except (RuntimeError, TypeError, ValueError) as error:
-        raise WeightsError(f"{path}: its configuration is not a network ({_one_line(error)})") from None
+        raise WeightsError(f"{path}: its configuration is not a network ({_one_line(error)}): {AGAIN}") from None
     load_strictly(model, {key: value.float() for key, value in load_file(path).items()}, str(path))
     return model.eval(), info
 
@@ -242,7 +291,8 @@ def load(path: Path) -> tuple[DAGL, dict[str, Any]]:
 def _header(path: Path) -> tuple[ModelConfig, dict[str, Any], dict[str, list[int]]]:
     """(configuration, info, tensor shapes) of a weight file. Raises WeightsError."""
     if not os.path.isfile(path):
-        raise WeightsError(f"{path}: no such weight file; `dagl weights list` shows the bundled ones")
+        what = "a folder" if os.path.isdir(path) else "no such weight file"
+        raise WeightsError(f"{path}: {what}; `dagl weights list` shows the bundled ones")
     if not os.access(path, os.R_OK):
         raise WeightsError(f"{path}: permission denied: make it readable")
     try:
@@ -251,15 +301,21 @@ def _header(path: Path) -> tuple[ModelConfig, dict[str, Any], dict[str, list[int
             shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         theirs = path.suffix in (".pt", ".pth")
-        remedy = "`dagl weights import` converts the authors' checkpoints" if theirs else "download or train it again"
+        remedy = "`dagl weights import` converts the authors' checkpoints" if theirs else AGAIN
         raise WeightsError(f"{path}: not a readable safetensors file ({_one_line(error)}); {remedy}") from None
     if metadata.get("format") != FORMAT:
-        raise WeightsError(f"{path}: not a dagl weight file (its metadata lacks format {FORMAT})")
+        raise WeightsError(
+            f"{path}: not a dagl weight file (its metadata lacks format {FORMAT}): give one that `dagl train` or "
+            "`dagl weights import` wrote"
+        )
     try:
         config = ModelConfig.from_dict(json.loads(metadata["config"]))
-        return config, dict(json.loads(metadata.get("info", "{}"))), shapes
-    except (KeyError, ValueError, TypeError, DaglError) as error:
-        raise WeightsError(f"{path}: its configuration cannot be read ({_one_line(error)})") from None
+        info = json.loads(metadata.get("info", "{}"))
+        if not _is_shown(info) or not isinstance(info.get("training", {}), dict):
+            raise ValueError("info has other types than dagl writes")
+        return config, info, shapes
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError, DaglError) as error:
+        raise WeightsError(f"{path}: its configuration cannot be read ({_one_line(error)}): {AGAIN}") from None
 
 
 def _one_line(error: Exception) -> str:

@@ -59,6 +59,13 @@ class Handler(BaseHTTPRequestHandler):
         if cdn:  # where a redirect leads: /cdn/NAME/-/-/FILE
             owner = "faults"
         self.server.requests.append(f"{self.command} {file}")
+        if cdn and not body:  # storage whose addresses are signed for downloads only
+            return self.fail(403, "")
+        if name == "portal":  # a login page before the network answers everything
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return None
         if owner == "faults" and name in FAULTS:
             status, code = FAULTS[name]
             return self.fail(status, code)
@@ -71,7 +78,8 @@ class Handler(BaseHTTPRequestHandler):
         etag, size = hashlib.sha256(content).hexdigest(), len(content)
         if name == "redirect" and weights and not cdn:
             self.send_response(302)
-            self.send_header("Location", f"{self.server.url}/cdn/redirect/-/-/{file}")
+            storage = self.server.url.replace("127.0.0.1", "localhost")  # another host, as the Hub's storage is
+            self.send_header("Location", f"{storage}/cdn/redirect/-/-/{file}")
             self.send_header("X-Linked-Etag", f'"{etag}"')
             self.send_header("X-Linked-Size", str(size))
             self.send_header("X-Repo-Commit", COMMIT)
@@ -107,7 +115,7 @@ def environment(home: Path, endpoint: str, **more: str) -> dict[str, str]:
     ours = {
         "HF_HOME": str(home),
         "HF_ENDPOINT": endpoint,
-        "NO_PROXY": "127.0.0.1",
+        "NO_PROXY": "127.0.0.1,localhost",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "XDG_CACHE_HOME": str(home),
     }

@@ -166,7 +166,7 @@ def test_the_round_trip(tmp_path: Path) -> None:
         "README.md", "config.json", "denoise-gray.safetensors", "manifest.json",
     ]  # fmt: skip
     again = dagl("export", folder, "--model", source)
-    assert again.exit_code == 1
+    assert again.exit_code == 2
     assert "exists: --overwrite replaces it" in again.stderr
 
     pixels = np.full((20, 30), 100, np.uint8)

@@ -64,6 +64,7 @@ FAULTS = {
     "hub:faults/broken": "the Hub answers 500: try again later, or give a file with --model",
     "hub:faults/cut": "the download was cut off: run the command again",
     "hub:faults/corrupt": "the manifest says",
+    "hub:faults/portal": "does not answer as a Hub does: check HF_ENDPOINT, the proxy",
     "hub:good/empty": "no such file in the repository",
     "hub:good/odd": "not a manifest of dagl weights",
     "hub:good/model:other.safetensors": "no other.safetensors in its manifest: choose one of denoise-color.safetensors",
@@ -104,10 +105,33 @@ def test_fetched_checked_and_then_used_without_a_request(server: Hub, published:
     assert server.requests == []
     blob = path.resolve()
     blob.write_bytes(blob.read_bytes()[:-1] + b"?")
-    damaged, again = outcomes(client(["hub:good/model", "hub:good/model"], env))
-    assert "running the command again fetches it" in damaged["error"]
+    (damaged,) = outcomes(client(["hub:good/model"], offline))
+    assert "damaged" in damaged["error"]
+    assert "`dagl weights download hub:good/model@main` fetches it anew" in damaged["error"]
+    assert path.exists(), "offline nothing is removed that could not be fetched again"
+    (again,) = outcomes(client(["hub:good/model"], env))
     assert again["path"] == str(path)
     assert path.read_bytes() == (published / NAME).read_bytes()
+
+
+def test_verify_looks_at_every_cached_file(server: Hub, published: Path, tmp_path: Path) -> None:
+    env = environment(tmp_path, server.url, PYTHONPATH=str(Path(__file__).parents[1]))
+
+    def dagl(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "dagl_cli", "weights", *arguments]
+        return subprocess.run(command, env=env, text=True, capture_output=True, check=False)
+
+    assert dagl("verify", "hub:good/model").returncode == 4
+    assert dagl("download", "hub:good/model").returncode == 0
+    server.requests.clear()
+    sound = dagl("verify", "hub:good/model")
+    assert (sound.returncode, sound.stderr.count("intact")) == (0, 2)
+    blob = next(tmp_path.rglob("denoise-color.safetensors")).resolve()
+    blob.write_bytes(blob.read_bytes()[:-1] + b"?")
+    damaged = dagl("verify", "hub:good/model")
+    assert (damaged.returncode, damaged.stderr.count("intact"), damaged.stderr.count("damaged")) == (4, 1, 1)
+    assert server.requests == []
+    assert blob.exists()
 
 
 def test_two_processes_at_once(server: Hub, published: Path, tmp_path: Path) -> None:

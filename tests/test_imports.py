@@ -12,7 +12,7 @@ import dagl_cli
 PACKAGE = Path(dagl_cli.__file__).parent
 
 LAYERS = [
-    {"errors"},
+    {"errors", "files"},
     {"config", "attention", "image", "degrade", "tiling", "metrics", "raw", "datasets", "report", "hub", "muon"},
     {"model", "presets"},
     {"weights", "data", "peers"},

@@ -97,7 +97,7 @@ def truncated(path: Path) -> None:
 
 FAILURES: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda p: None, "no such weight file"),
-    "a folder": (lambda p: p.mkdir(), "no such weight file"),
+    "a folder": (lambda p: p.mkdir(), ": a folder; "),
     "empty": (lambda p: p.touch(), "not a readable safetensors file"),
     "text": (lambda p: p.write_text("hello\nworld\n" * 50), "not a readable safetensors file"),
     "a PyTorch checkpoint": (lambda p: torch.save({"a": torch.ones(2)}, p), "not a readable safetensors file"),
@@ -108,8 +108,17 @@ FAILURES: dict[str, tuple[Callable[[Path], object], str]] = {
     "info is a list": (remade(lambda s, m, c: m.update(info="[1]")), "configuration cannot be read"),
     "unknown setting": (remade(lambda s, m, c: c.update(depth=3)), "unknown settings: depth"),
     "unknown task": (remade(lambda s, m, c: c.update(task="dehaze")), "dehaze"),
-    "text for a number": (remade(lambda s, m, c: c.update(features="8")), "not a network"),
-    "negative size": (remade(lambda s, m, c: c.update(features=-8)), "not a network"),
+    "text for a number": (
+        remade(lambda s, m, c: c.update(features="8")),
+        "features must be 1-1024, not '8'): download",
+    ),
+    "negative size": (remade(lambda s, m, c: c.update(features=-8)), "features must be 1-1024, not -8"),
+    "an endless network": (remade(lambda s, m, c: c.update(blocks=10**7)), "blocks must be 0-1024"),
+    "a huge network": (remade(lambda s, m, c: c.update(features=1024, blocks=1024)), "lacks"),
+    "training is a number": (remade(lambda s, m, c: m.update(info='{"training": 5}')), "info has other types"),
+    "runs are a number": (remade(lambda s, m, c: m.update(info='{"runs": 3}')), "configuration cannot be read"),
+    "licence is a list": (remade(lambda s, m, c: m.update(info='{"licence": ["MIT"]}')), "info has other types"),
+    "endless info": (remade(lambda s, m, c: m.update(info="[" * 10**5)), "configuration cannot be read"),
     "another size": (remade(lambda s, m, c: c.update(features=16)), "shape"),
     "missing tensor": (remade(lambda s, m, c: s.pop("conv_in.bias")), "lacks conv_in.bias"),
     "unknown tensor": (remade(lambda s, m, c: s.update(extra=torch.ones(1))), "unknown extra"),
@@ -214,7 +223,7 @@ def test_list(places: Path) -> None:
     (bad := places / "bundled" / "bad.safetensors").write_text("hello")
     result = dagl("list", "--json")
     assert result.exit_code == 4
-    assert result.stdout == ""
+    assert json.loads(result.stdout) == rows, "the others are listed all the same"
     assert result.stderr.startswith(f"Error: {bad}: not a readable")
     assert result.stderr.count("\n") == 1
 

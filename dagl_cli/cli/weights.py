@@ -66,11 +66,16 @@ def known(path: Path) -> dict[str, Any]:
     return {"name": path.stem, "path": str(path)} | export.entry(path, {}, previous, ())
 
 
-def located(names: list[str] | None, offline: bool = False) -> list[Path]:
+def located(names: list[str] | None, offline: bool = False, quiet: bool = False) -> list[Path]:
     """The files that are meant; None: the bundled ones."""
     from .. import weights
 
-    return [weights.resolve(name, "denoise", 3, offline=offline) for name in names or ()] or weights.bundled()
+    try:
+        with download_bars(quiet) as report:
+            found = [weights.resolve(name, "denoise", 3, offline=offline, progress=report) for name in names or ()]
+    except WeightsError as error:
+        raise WeightsError(str(error).removeprefix("--model ")) from None
+    return found or weights.bundled()
 
 
 @commands.command("list")
@@ -78,14 +83,26 @@ def list_weights(as_json: Json = False) -> None:
     """The bundled and the imported weights: task, colours, network, training, licence."""
     from .. import weights
 
-    rows = [
-        {key: value for key, value in known(path).items() if key not in ("results", "runs", "note")} | {"from": place}
-        for place, paths in (("bundled", weights.bundled()), ("imported", weights.imported()))
-        for path in paths
-    ]
+    rows, damaged = [], []
+    for place, paths in (("bundled", weights.bundled()), ("imported", weights.imported())):
+        for path in paths:
+            try:
+                found = known(path)
+            except WeightsError as error:
+                damaged.append(str(error))
+                continue
+            rows.append({k: v for k, v in found.items() if k not in ("results", "runs", "note")} | {"from": place})
     if as_json:
         print_json(rows)
-        return
+    else:
+        show(rows)
+    for line in damaged:
+        say(f"Error: {line}", "red")
+    if damaged:
+        raise typer.Exit(WeightsError.exit_code)
+
+
+def show(rows: list[dict[str, Any]]) -> None:
     table = Table("name", "task", "colours", "network", "parameters", "steps", "licence", box=None, pad_edge=False)
     for column in table.columns[:-1]:
         column.no_wrap = True
@@ -128,18 +145,32 @@ def info(model: Name, as_json: Json = False, offline: Offline = False) -> None:
 
 
 @commands.command()
-def path(model: Name, offline: Offline = False) -> None:
+def path(model: Name, as_json: Json = False, offline: Offline = False) -> None:
     """The local path of a model (fetched from the Hub if need be)."""
-    print(located([model], offline)[0])
+    found = located([model], offline)[0]
+    if as_json:
+        print_json({"model": model, "path": str(found)})
+    else:
+        print(found)
 
 
 @commands.command()
 def verify(models: Names = None, as_json: Json = False) -> None:
-    """Compare files with the SHA-256 in the manifest beside them; exit code 4 if one differs. Asks no network."""
-    from .. import weights
+    """Compare files with the SHA-256 in the manifest beside them; exit code 4 if one differs. Asks no network.
 
+    hub:OWNER/REPO stands for all of its files that are in the Hub's cache.
+    """
+    from .. import hub, weights
+
+    files: list[Path] = []
+    for model in models or ():
+        files += (
+            weights.cached_from_hub(hub.parse(model))
+            if model.startswith("hub:")
+            else [weights.find(model) or located([model])[0]]
+        )
     rows = []
-    for file in located(models, offline=True):
+    for file in files if models else weights.bundled():
         row = {"name": file.stem, "path": str(file), "intact": False, "message": ""}
         try:
             entry = weights.read_manifest(file.parent / weights.MANIFEST)["files"].get(file.name)
