@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import math
+import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -121,7 +122,8 @@ PUBLISHED = {
 def cases_of(table: str) -> list[Case]:
     """What a published table or figure measures, as 'table 1' or 'figure 5'. Raises UsageError."""
     if table not in PUBLISHED:
-        raise UsageError(f"--{table} is unknown: choose one of {', '.join(f'--{name}' for name in PUBLISHED)}")
+        kind = table.partition(" ")[0]
+        raise UsageError(f"--{table} is unknown: choose --{' or --'.join(n for n in PUBLISHED if n.startswith(kind))}")
     return [_case(row) for row in PUBLISHED[table].rows]
 
 
@@ -335,15 +337,20 @@ def measure(
         SSIM[case.task].__name__.removeprefix("ssim_"), seed, method.settings, __version__, case.published,
         len(case.files()), [],
     )  # fmt: skip
+    warm = False
     for file in case.files(limit):
         decides = [
             file.sha256, case.task, case.level, method.name, method.settings, protocol, seed, source_hash(),
-            libraries(),
+            libraries(), platform.node(),
         ]  # fmt: skip
         key = hashlib.sha256(json.dumps(decides).encode()).hexdigest()
+        pixels = load(case, file, folder)  # checked, even if the result is known
         found = results.get(key) if results else None
         if found is None:
-            found = _measure_image(case, method, load(case, file, folder), protocol, seed)
+            if not warm:  # imports and first calls are not the method's time
+                method.run(degraded(pixels[:64, :64], case.task, case.level, seed)[1], case.level)
+                warm = True
+            found = _measure_image(case, method, pixels, protocol, seed)
             if results:
                 results.add(key, found)
         row.images.append({"name": file.path} | found)
@@ -356,22 +363,34 @@ def _measure_image(case: Case, method: Method, pixels: np.ndarray, protocol: str
     cuda = method.settings["device"].startswith("cuda")
     if cuda:
         torch.cuda.reset_peak_memory_stats()
+    else:
+        _reset_peak()
     start = time.perf_counter()
     result = restored(method, bad, case.level, protocol)
     seconds = time.perf_counter() - start
+    peak = torch.cuda.max_memory_allocated() / 1e6 if cuda else _peak_of_process()
     shown, ssim = bad.clamp(0, 1), SSIM[case.task]
     return {
         "psnr": psnr(result, clean), "ssim": ssim(result, clean),
         "input_psnr": psnr(shown, clean), "input_ssim": ssim(shown, clean),
         "seconds": seconds, "megapixels": pixels.shape[0] * pixels.shape[1] / 1e6,
-        "peak_mb": torch.cuda.max_memory_allocated() / 1e6 if cuda else _peak_of_process(),
+        "peak_mb": peak,
     }  # fmt: skip
 
 
+def _reset_peak() -> None:
+    """Linux: from here on, what is the most memory that this process held."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def _peak_of_process() -> float | None:
-    """The most memory that this process has held so far, in MB; None on Windows."""
+    """The most memory that this process has held since `_reset_peak` (Linux), or so far, in MB; None on Windows."""
     if sys.platform == "win32":
         return None
+    with suppress(OSError, StopIteration, ValueError):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024 / 1e6
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -456,11 +475,11 @@ def trained_variants(folder: Path, table: str) -> dict[str, Path]:
     return found
 
 
-def below(rows: Sequence[Row], tolerance: float, reference: Sequence[dict[str, Any]] | None) -> list[str]:
-    """One line for each of our rows whose PSNR is more than `tolerance` dB below its reference.
+def below(rows: Sequence[Row], tolerance: float, reference: Sequence[dict[str, Any]] | None) -> tuple[list[str], int]:
+    """(one line for each of our rows whose PSNR is more than `tolerance` dB below its reference, rows compared).
 
-    reference: rows of an earlier --json; None: what the paper publishes for DAGL. Raises UsageError if there is
-    nothing to compare with, or if the images are not the same.
+    reference: rows of an earlier --json, which must have a counterpart of each of ours; None: what the paper publishes
+    for DAGL, where it does. Raises UsageError if there is nothing to compare with, or if the images are not the same.
     """
     lines, compared = [], 0
     for row in rows:
@@ -470,9 +489,15 @@ def below(rows: Sequence[Row], tolerance: float, reference: Sequence[dict[str, A
             wanted, source = row.published.get(PAPER, (None, None))[0], "published"
             count: int | None = row.of
         else:
-            same = ("dataset", "task", "level", "image", "variant", "method", "protocol", "seed")
-            match = next((r for r in reference if all(r.get(key) == getattr(row, key) for key in same)), {})
+            same = ("dataset", "task", "level", "image", "variant", "method", "protocol", "seed", "tiling", "ensemble")
+            own = row.flat()
+            match = next((r for r in reference if all(r.get(key) == own[key] for key in same)), {})
             wanted, source, count = match.get("psnr"), "reference", match.get("images")
+            if wanted is None:
+                raise UsageError(
+                    f"--reference has no row for {_case_of(row)} with protocol {row.protocol}, tiling {own['tiling']}, "
+                    f"ensemble {own['ensemble']}, seed {row.seed}: measure both in the same way"
+                )
         if wanted is None:
             continue
         case = Case(row.dataset, row.task, row.level, row.image, row.variant)
@@ -484,18 +509,24 @@ def below(rows: Sequence[Row], tolerance: float, reference: Sequence[dict[str, A
             lines.append(f"{case}: {row.mean('psnr'):.2f} dB is {short:.2f} below the {source} {wanted:.2f}")
     if not compared:
         raise UsageError("--tolerance has nothing to compare with: measure a published table, or give --reference")
-    return lines
+    return lines, compared
 
 
 def read_reference(path: Path) -> list[dict[str, Any]]:
     """The rows of an earlier --json output. Raises UsageError."""
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-        return [dict(row) for row in rows]
+        rows = [dict(row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
+        if not all(isinstance(row.get("psnr"), int | float | None) for row in rows):
+            raise TypeError
+        return rows
     except OSError as error:
-        raise UsageError(f"--reference {path}: {error.strerror}") from None
+        raise UsageError(f"--reference {path}: {error.strerror}: give an output of `dagl benchmark --json`") from None
     except (ValueError, KeyError, TypeError):
         raise UsageError(f"--reference {path}: not the output of `dagl benchmark --json`") from None
+
+
+RESERVED = ("difference", "clean")
+"""Labels of tables and pictures that a checkpoint of that name must not take."""
 
 
 def grid(cases: Sequence[Case], rows: Sequence[Row]) -> dict[str, list[Pair]]:
@@ -517,7 +548,8 @@ def grid(cases: Sequence[Case], rows: Sequence[Row]) -> dict[str, list[Pair]]:
     columns["input"] = [inputs.get(case, nothing) for case in cases]
     methods = [name for name in dict.fromkeys(row.method for row in rows) if name not in (OURS, "input")]
     for name in (*methods, OURS):
-        columns[name] = [means(of.get((case, name))) for case in cases]
+        taken = name in columns or name in RESERVED
+        columns[f"{name} (measured)" if taken else name] = [means(of.get((case, name))) for case in cases]
     columns["difference"] = [row.difference if (row := of.get((case, OURS))) else nothing for case in cases]
     return {name: cells for name, cells in columns.items() if any(cell != nothing for cell in cells)}
 
@@ -531,8 +563,14 @@ def summary(cases: Sequence[Case], rows: Sequence[Row]) -> tuple[list[str], list
         row = ours.get(case)
         cost = [f"{row.seconds_per_megapixel:.2f}", f"{row.peak_mb or math.nan:.0f}"] if row else ["", ""]
         cells = [_pair(*cells[i], sign="+" if name == "difference" else "") for name, cells in columns.items()]
-        lines.append([str(case), *cells, *cost])
+        lines.append([_label(case, rows), *cells, *cost])
     return ["", *columns, "s/MP", "peak MB"], lines
+
+
+def _label(case: Case, rows: Sequence[Row]) -> str:
+    """The case, and how many of its images were measured if not all: published figures are of all."""
+    some = next((len(row.images) for row in rows if _case_of(row) == case and len(row.images) < row.of), None)
+    return str(case) if some is None else f"{case}, first {some}"
 
 
 def _case_of(row: Row) -> Case:
@@ -588,7 +626,7 @@ def page(
             report.Table(
                 f"{title}: {measure}",
                 ["", *columns],
-                [[str(case), *(cells[i][half] for cells in columns.values())] for i, case in enumerate(cases)],
+                [[_label(case, rows), *(cells[i][half] for cells in columns.values())] for i, case in enumerate(cases)],
             )
             for half, measure in enumerate(("PSNR in dB", "SSIM"))
         ),
@@ -618,7 +656,8 @@ def _picture(row: Row, name: str, methods: list[Method], folder: Path) -> report
     clean, bad = degraded(load(case, file, folder), row.task, row.level, row.seed)
     results = {method.name: restored(method, bad, row.level, row.protocol) for method in methods}
     before, after = bad.clamp(0, 1), results.pop(OURS)
-    versions = {"input": before, OURS: after, "clean": clean, **{k: x for k, x in results.items() if k != "input"}}
+    others = {f"{k} (measured)" if k in RESERVED else k: x for k, x in results.items() if k != "input"}
+    versions = {"input": before, OURS: after, "clean": clean, **others}
     return report.Picture(
         _picture_name(row, name),
         {label: (x.permute(1, 2, 0) * 255).round().byte().squeeze(-1).numpy() for label, x in versions.items()},

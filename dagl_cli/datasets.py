@@ -19,7 +19,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from filelock import FileLock
 
@@ -65,8 +65,15 @@ class Dataset:
         return tuple(sorted((file for file in self.files if "/" not in file.path), key=lambda file: file.path))
 
     def url(self, file: File) -> str:
-        path = quote(f"{self.repository}/{self.commit}/{self.folder}/{file.path}")
-        return f"{(os.environ.get('DAGL_DATASETS_URL') or HOST).rstrip('/')}/{path}"
+        """Raises UsageError when DAGL_DATASETS_URL is none."""
+        host = os.environ.get("DAGL_DATASETS_URL") or HOST
+        try:
+            sound = urlsplit(host).scheme in ("http", "https", "file") and urlsplit(host).port != 0
+        except ValueError:  # a port that is no number
+            sound = False
+        if not sound:
+            raise UsageError(f"DAGL_DATASETS_URL is '{host}': write an address as https://HOST/FOLDER")
+        return f"{host.rstrip('/')}/{quote(f'{self.repository}/{self.commit}/{self.folder}/{file.path}')}"
 
 
 def registry(path: Path) -> dict[str, Dataset]:

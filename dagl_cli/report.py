@@ -25,6 +25,8 @@ from .files import write
 Cell = str | float | int | None
 
 _WEBP_LONGEST_SIDE = 16383
+_LONG = 40
+"""Rows of a table that is folded at first."""
 _WIDTH, _HEIGHT = 720, 320
 _X, _Y = (64, 690), (274, 12)
 """A curve's drawing, and where its axes begin and end in it, in SVG units (y grows downward)."""
@@ -113,10 +115,14 @@ def _table(table: Table, pictures: dict[str, int]) -> str:
             cells[0] = f'<td><button class=open data-picture="{pictures[row[0]]}">{escape(row[0])}</button></td>'
         rows.append(f"<tr>{''.join(cells)}</tr>")
     body = "\n".join(rows)
-    return (
-        f"<section><h2>{escape(table.title)}</h2><div class=scroll><table class=sortable>"
-        f"<thead><tr>{''.join(heads)}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div></section>\n"
+    content = (
+        f"<div class=scroll><table class=sortable>"
+        f"<thead><tr>{''.join(heads)}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
     )
+    title = f"<h2>{escape(table.title)}</h2>"
+    if len(rows) > _LONG:  # folded, so that the pictures are not thousands of lines away
+        return f"<section><details><summary>{title} {len(rows)} rows</summary>{content}</details></section>\n"
+    return f"<section>{title}{content}</section>\n"
 
 
 def _cell(value: Cell, decimals: int) -> str:

@@ -348,12 +348,20 @@ def test_tolerance_is_a_gate(sets: Path, model: Path, tmp_path: Path):
     assert "is 0.30 below the reference" in short.stderr
     for broken, said in (
         (["--limit", 1], "1 images, its reference on 3"),
-        (["--seed", 2], "nothing to compare with"),
+        (["--seed", 2], "has no row for Toy σ 25 with protocol paper, tiling chop, ensemble none, seed 2"),
+        (["--ensemble"], "ensemble x8, seed 1: measure both in the same way"),
+        (["--tiling", "whole"], "tiling whole"),
+        (["--sigma", 15], "has no row for Toy σ 15"),
     ):
         result = dagl(*common, "--tolerance", 0.2, "--reference", reference, *broken)
         assert result.exit_code == 2
         assert said in " ".join(result.stderr.split())
-    reference.write_text("[]")
+    better["rows"][0]["psnr"] = "high"
+    for text in ("[]", json.dumps(better)):
+        reference.write_text(text)
+        refused = dagl(*common, "--tolerance", 0.2, "--reference", reference)
+        assert refused.exit_code == 2
+        assert "not the output of `dagl benchmark --json`" in refused.stderr
     assert dagl(*common, "--tolerance", 0.2, "--reference", reference).exit_code == 2
 
 
@@ -362,7 +370,68 @@ def test_a_broken_network_does_not_pass_the_gate(sets: Path):
     broken = bench.Method(bench.OURS, lambda bad, level: bad * math.nan, {"device": "cpu"})
     row = bench.measure(case, broken, sets)
     assert math.isnan(row.mean("psnr")), "not infinite"
-    assert len(bench.below([row], 1, None)) == 1
+    short, compared = bench.below([row], 1, None)
+    assert (len(short), compared) == (1, 1)
+
+
+def test_outputs_never_take_the_place_of_anything_else(sets: Path, model: Path, tmp_path: Path):
+    common = ["--dataset", "Toy", "--sigma", 25, "--model", model, "--data-dir", sets, "-q"]
+    before = model.read_bytes()
+    for arguments, said in (
+        (["--report", model], "exists and is no .html file: choose another name"),
+        (["--csv", sets / "new.csv"], "is in --data-dir, where nothing is written"),
+        (["--csv", tmp_path / "x", "--markdown", tmp_path / "x"], "--csv, --markdown name one file"),
+    ):
+        result = dagl(*common, *arguments)
+        assert result.exit_code == 2
+        assert said in " ".join(result.stderr.split())
+    assert model.read_bytes() == before
+    for _ in range(2):  # an earlier output is replaced
+        assert dagl(*common, "--csv", tmp_path / "rows.csv").exit_code == 0
+
+
+def test_a_damaged_copy_is_not_accepted_because_results_are_known(sets: Path, model: Path):
+    common = ["--dataset", "Toy", "--sigma", 25, "--model", model, "--data-dir", sets, "-q", "--json"]
+    assert dagl(*common).exit_code == 0
+    (sets / "Toy/2.png").write_bytes(b"?")
+    damaged = dagl(*common, "--tolerance", 0, "--reference", model)
+    assert damaged.exit_code == 2, "a reference that is none comes first"
+    damaged = dagl(*common)
+    assert damaged.exit_code == 1
+    assert "2.png is not the published file" in damaged.stderr
+
+
+def test_a_measured_method_never_takes_a_published_column(sets: Path):
+    case = bench.cases_for(["Toy"], "denoise", [25.0])[0]
+    rows = [
+        bench.measure(case, bench.Method(name, lambda bad, level: bad, {"device": "cpu"}), sets)
+        for name in ("BM3D", "difference", bench.OURS)
+    ]
+    columns = bench.grid([case], rows)
+    assert columns["BM3D"] == [(2, 0.2)]
+    assert columns["BM3D (measured)"] == columns["difference (measured)"] == columns[bench.OURS]
+    assert columns["difference"][0][0] == pytest.approx(rows[-1].mean("psnr") - 3)
+
+
+def test_a_part_of_a_set_is_called_so(sets: Path):
+    case = bench.cases_for(["Toy"], "denoise", [25.0])[0]
+    method = bench.Method(bench.OURS, lambda bad, level: bad, {"device": "cpu"})
+    assert bench.summary([case], [bench.measure(case, method, sets, limit=2)])[1][0][0] == "Toy σ 25, first 2"
+    assert bench.summary([case], [bench.measure(case, method, sets)])[1][0][0] == "Toy σ 25"
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak can be reset on Linux only")
+def test_peak_memory_is_of_the_image_at_hand(sets: Path):
+    case = bench.cases_for(["Toy"], "denoise", [25.0])[0]
+
+    def peak(megabytes: int) -> float:
+        def run(bad: torch.Tensor, level: float | None) -> torch.Tensor:
+            return bad + torch.ones(megabytes * 250_000)[:1]
+
+        return bench.measure(case, bench.Method(bench.OURS, run, {"device": "cpu"}), sets, limit=1).peak_mb or 0
+
+    large = peak(400)
+    assert peak(1) < large - 300
 
 
 @pytest.mark.parametrize(
@@ -371,6 +440,11 @@ def test_a_broken_network_does_not_pass_the_gate(sets: Path):
         ([], "--dataset, --table or --figure"),
         (["--table", 1, "--figure", 5], "--dataset, --table or --figure"),
         (["--figure", 7], "--figure 7 is unknown"),
+        (["--table", 1, "--task", "demosaic"], "--task demosaic: --table 1 is about denoise"),
+        (["--table", 2, "--json"], "--json: not for --table 2"),
+        (["--table", 2, "--tolerance", 1, "--dataset", "Toy"], "--dataset, --tolerance: not for --table 2"),
+        (["--table", 6, "--models", ".", "--model", "x"], "--model is not for --table 6"),
+        (["--dataset", "Toy", "--tile", 64], "--tile and --overlap are for --tiling blend, not for chop"),
         (["--dataset", "Tpy"], "Tpy is unknown: choose one of Toy"),
         (["--dataset", "Real", "--task", "demosaic"], "no clean images"),
         (["--dataset", "Toy", "--task", "demosaic"], "needs a colour one"),

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from dagl_cli import datasets
 from dagl_cli.cli import app
 from dagl_cli.datasets import Dataset, File
-from dagl_cli.errors import DaglError
+from dagl_cli.errors import DaglError, UsageError
 
 
 def test_the_registry_pins_every_file():
@@ -303,3 +303,11 @@ def test_the_shared_copy_is_as_published():
     folder = shared("testsets")
     for name in ("Set12", "Classic5"):
         assert set(datasets.verify(datasets.DATASETS[name], folder).values()) == {"ok"}
+
+
+@pytest.mark.parametrize("address", ["foo", "http://127.0.0.1:abc", "ftp://127.0.0.1"])
+def test_a_mirror_that_is_no_address_is_named(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGL_DATASETS_URL", address)
+    entry = datasets.dataset("Set12")
+    with pytest.raises(UsageError, match=rf"^DAGL_DATASETS_URL is '{address}': write an address as https://HOST"):
+        entry.url(entry.files[0])

@@ -282,9 +282,7 @@ def test_a_report_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     report.save(path, "old")
     report.save(path, "new")
     assert path.read_text() == "new"
-    monkeypatch.setattr(
-        Path, "write_text", lambda *a, **k: (_ for _ in ()).throw(OSError(28, "No space left on device"))
-    )
+    monkeypatch.setattr("os.fsync", lambda *a: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(DaglError, match=r"cannot write .*r\.html: No space left on device: "):
         report.save(path, "newer")
     monkeypatch.undo()

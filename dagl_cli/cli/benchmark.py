@@ -30,7 +30,7 @@ def benchmark(
     dataset: Annotated[list[str] | None, typer.Option(help="Test set (`dagl datasets list`); repeatable.")] = None,
     table: Annotated[int | None, typer.Option(min=1, max=6, help="A table of the paper, 1-6.")] = None,
     figure: Annotated[int | None, typer.Option(help="A figure of the paper, 5 or 8.")] = None,
-    task: Annotated[str, typer.Option(help="denoise, dejpeg or demosaic.")] = "denoise",
+    task: Annotated[str | None, typer.Option(help="denoise, dejpeg or demosaic.", show_default="denoise")] = None,
     sigma: Annotated[list[float] | None, typer.Option(help="Noise level, for denoise; repeatable.")] = None,
     quality: Annotated[list[int] | None, typer.Option(help="JPEG quality, for dejpeg; repeatable.")] = None,
     model: Model = None,
@@ -90,11 +90,18 @@ def benchmark(
         raise UsageError("--reference needs --tolerance")
     if tolerance is not None and reference is None and limit is not None:
         raise UsageError("--tolerance with --limit needs a --reference of the same --limit: the paper's are whole sets")
+    if options.tiling != "blend" and (options.tile is not None or overlap is not None):
+        raise UsageError(f"--tile and --overlap are for --tiling blend, not for {options.tiling}")
     if table == 2:
+        others = {
+            "--dataset": dataset, "--task": task, "--sigma": sigma, "--quality": quality, "--compare": compare,
+            "--protocol": protocol != "paper", "--tolerance": tolerance is not None, "--json": as_json,
+            "--csv": csv_file, "--markdown": markdown, "--report": report,
+        }  # fmt: skip
+        if unused := [flag for flag, given in others.items() if given]:
+            raise UsageError(f"{', '.join(unused)}: not for --table 2, whose result is a folder to hand in")
         return _table_2(dnd, output, model, options, limit, quiet)
-    for path in (csv_file, markdown, report):
-        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-            raise UsageError(f"{path} cannot be written: give a file in a folder that exists")
+    _check_outputs({"--csv": csv_file, "--markdown": markdown, "--report": report}, data_dir)
     if data_dir is not None and not data_dir.is_dir():
         raise UsageError(f"--data-dir {data_dir}: no such folder")
     earlier = None if reference is None else bench.read_reference(reference)
@@ -104,6 +111,8 @@ def benchmark(
     if table in (5, 6):
         if models is None:
             raise UsageError(f"--table {table} needs --models: the folder of its trained networks")
+        if model is not None:
+            raise UsageError(f"--model is not for --table {table}: it measures the networks in --models")
         variants = bench.trained_variants(models, f"table {table}")
 
     names = [bench.OURS, *(name if name in peers.METHODS else Path(name).stem for name in compare or ())]
@@ -126,9 +135,8 @@ def benchmark(
     for case in cases:
         entry, files = datasets.dataset(case.dataset), case.files(limit)
         try:
-            here = all((folder / entry.name / file.path).is_file() for file in files)
-            if data_dir is None and not offline and not here:
-                fetch(entry, folder, files, quiet)
+            if data_dir is None and not offline:
+                fetch(entry, folder, files, quiet)  # what is complete is not requested
             for method in methods(case):
                 with Progress(*columns, console=errors, transient=True, disable=quiet or not errors.is_terminal) as bar:
                     step = bar.add_task(f"{case}, {method.name}", total=len(files))
@@ -137,10 +145,12 @@ def benchmark(
                 rows.append(row)
                 if not quiet:
                     say(f"{case}, {method.name}: {row.mean('psnr'):.2f} dB (input {row.mean('input_psnr'):.2f})")
-        except (UsageError, WeightsError):
-            raise
-        except DaglError as error:  # a set that cannot be had, an image that cannot be read: the others go on
-            say(f"Error: {case}: {error}", "red")
+        except DaglError as error:
+            # a set that cannot be had, an image that cannot be read, one network of several: the others go on
+            if isinstance(error, UsageError | WeightsError) and not case.variant:
+                raise
+            which = f"--models {variants[case.variant]}: " if case.variant in variants else ""
+            say(f"Error: {case}: {which}{str(error).removeprefix('--model ')}", "red")
             failed = error
     if as_json:
         print(json.dumps({"title": title, "rows": [row.to_dict() for row in rows]}, indent=2))
@@ -152,21 +162,37 @@ def benchmark(
         save(markdown, bench.markdown(cases, rows))
     if report is not None and rows:
         save(report, bench.page(title, cases, rows, methods, folder))
+    if failed:
+        raise typer.Exit(failed.exit_code)
     if tolerance is not None:
-        short = bench.below(rows, tolerance, earlier)
+        short, compared = bench.below(rows, tolerance, earlier)
         for line in short:
             say(line, "red")
         if short:
-            raise ToleranceError(f"{len(short)} of {len(rows)} rows are more than {tolerance:g} dB below")
-    if failed:
-        raise typer.Exit(failed.exit_code)
+            raise ToleranceError(f"{len(short)} of {compared} rows are more than {tolerance:g} dB below")
+
+
+def _check_outputs(outputs: dict[str, Path | None], data_dir: Path | None) -> None:
+    """Raises UsageError for files that cannot be written, or that are something else than an earlier output."""
+    kinds = {"--csv": (".csv",), "--markdown": (".md", ".markdown"), "--report": (".html", ".htm")}
+    given = {flag: path for flag, path in outputs.items() if path is not None}
+    for flag, path in given.items():
+        if path.is_dir() or not path.absolute().parent.is_dir():
+            raise UsageError(f"{flag} {path} cannot be written: give a file in a folder that exists")
+        if path.is_file() and path.suffix.lower() not in kinds[flag]:
+            raise UsageError(f"{flag} {path} exists and is no {kinds[flag][0]} file: choose another name")
+        if data_dir is not None and data_dir.resolve() in path.resolve().parents:
+            raise UsageError(f"{flag} {path} is in --data-dir, where nothing is written: choose another folder")
+    files = [path.resolve() for path in given.values() if path.is_file() or not path.exists()]  # not /dev/stdout
+    if len(set(files)) < len(files):
+        raise UsageError(f"{', '.join(given)} name one file: give each its own")
 
 
 def _cases(
     names: list[str] | None,
     table: int | None,
     figure: int | None,
-    task: str,
+    task: str | None,
     sigma: list[float] | None,
     quality: list[int] | None,
 ) -> tuple[str, list[Case]]:
@@ -174,6 +200,7 @@ def _cases(
     from .. import bench
 
     if table is None and figure is None:
+        task = task or "denoise"
         if task not in bench.LEVELS:
             raise UsageError(f"--task {task} has no benchmark: choose one of {', '.join(bench.LEVELS)}")
         chosen = {"denoise": sigma, "dejpeg": quality, "demosaic": None}[task]
@@ -186,6 +213,8 @@ def _cases(
     for name in names or ():
         datasets.dataset(name)  # a misspelt one is named
     tasks = {case.task for case in bench.cases_of(published)}
+    if task is not None and task not in tasks:
+        raise UsageError(f"--task {task}: --{published} is about {' and '.join(tasks)}")
     for flag, given, of in (("--sigma", sigma, "denoise"), ("--quality", quality, "dejpeg")):
         if given and of not in tasks:
             raise UsageError(f"{flag} is for {of}, --{published} is about {' and '.join(tasks)}")

@@ -110,7 +110,9 @@ def verify(names: Names = None, data_dir: DataDir = None, as_json: Json = False)
     for path, state in bad.items():
         say(f"{folder / path}: {state}", "red")
     if bad:
-        raise DaglError(f"{len(bad)} files are missing or damaged: `dagl datasets download` fetches them")
+        sets = " ".join(dict.fromkeys(path.partition("/")[0] for path in bad))
+        where = f" --data-dir {data_dir}" if data_dir else ""
+        raise DaglError(f"{len(bad)} files are missing or damaged: `dagl datasets download {sets}{where}` fetches them")
 
 
 def note(states: dict[str, str]) -> str:
