@@ -61,16 +61,21 @@ def known_pictures() -> dict[str, int]:
 def split(paths: list[Path]) -> tuple[list[Path], list[Path]]:
     """(training, validation): about one photo in forty is held out, by a hash of its name.
 
-    Crops of one photo, `name_0`, `name_1`, stay together. Of eight photos and more, at least one is held out.
+    Crops of one photo, `name_0`, `name_1`, stay together; where that leaves one photo, as in a folder of `photo_1` to
+    `photo_39`, each file is one. Of eight photos and more, at least one is held out, and never all.
     """
 
-    def digest(path: Path) -> bytes:
-        return hashlib.sha256(re.sub(r"_\d+$", "", path.stem).encode()).digest()
+    def photos(crop: str) -> dict[Path, bytes]:
+        return {path: hashlib.sha256(re.sub(crop, "", path.stem).encode()).digest() for path in paths}
 
-    digests = {path: digest(path) for path in paths}
+    digests = photos(r"_\d{1,2}$")
+    if len(set(digests.values())) == 1:
+        digests = photos(r"$")
     held_out = {d for d in digests.values() if d[0] % 40 == 0}
     if not held_out and len(set(digests.values())) >= 8:
         held_out = {min(digests.values())}
+    if held_out == set(digests.values()):
+        held_out = set()
     return [p for p in paths if digests[p] not in held_out], [p for p in paths if digests[p] in held_out]
 
 
@@ -84,7 +89,8 @@ def load_photos(
     Raises UsageError for test images, whatever file they are in, and when nothing is left.
     """
     if missing := [f for f in folders if not f.is_dir()]:
-        raise UsageError(f"--data {missing[0]}: no such folder")
+        what = "a file, give the folder that holds it" if missing[0].exists() else "no such folder"
+        raise UsageError(f"--data {missing[0]}: {what}")
     paths = sorted({p for folder in folders for p in folder.rglob("*") if is_candidate(p)})
     hashes, pictures = (known_images() if known is None else known), list(known_pictures().items())
 

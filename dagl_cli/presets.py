@@ -12,7 +12,7 @@ from typing import Any
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
-from .config import ModelConfig, model_config
+from .config import TASKS, ModelConfig, model_config
 from .errors import UsageError
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -116,8 +116,13 @@ class TrainConfig:
 
     def model_config(self) -> ModelConfig:
         """The network. Raises UsageError for settings that are none."""
+        for name, flags in (("task", "--task"), ("channels", "--gray or --color")):
+            if name in self.model:
+                raise UsageError(f"--set {name} is not a setting of the network alone: use {flags}")
         base = model_config(self.variant, self.task, self.channels).to_dict()
         shape = base | checked(self.model, ModelConfig, "--set")
+        if shape["noise_map"] and not TASKS[self.task].noise_map:
+            raise UsageError(f"--set noise_map=true: --task {self.task} gives no noise level")
         try:
             return ModelConfig.from_dict(shape)
         except UsageError as error:
@@ -265,7 +270,10 @@ def checked(values: dict[str, Any], kind: type, source: str) -> dict[str, Any]:
             accepted.add(int)
         if type(value) not in accepted and not (isinstance(value, Path) and Path in accepted):
             wanted = " or ".join(sorted(a.__name__ for a in accepted if a is not type(None)))
-            raise UsageError(f"{source} {name} must be {wanted}, not {value!r}")
+            shown = str(value) if isinstance(value, Path) else value
+            raise UsageError(f"{source} {name} must be {wanted}, not {shown!r}")
+        if hint == list[Path] and not all(isinstance(item, Path) for item in value):
+            raise UsageError(f'{source} {name} must be a list of strings, as ["photos"], not {value!r}')
     return values
 
 

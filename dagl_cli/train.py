@@ -17,7 +17,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from . import __version__, degrade, metrics, muon, presets, weights
+from . import __version__, degrade, metrics, muon, presets, tiling, weights
 from . import report as pages
 from .data import Crops, Photos, load_photos
 from .errors import DaglError, UsageError, WeightsError
@@ -74,7 +75,10 @@ def train(
             raise DaglError(f"out of memory on {world.device}: use a smaller --micro-batch") from None
         except OSError as error:
             reason = error.strerror or type(error).__name__
-            raise DaglError(f"-o {config.output}: {reason} ({error.filename or 'while writing'})") from None
+            raise DaglError(
+                f"-o {config.output}: {reason} ({error.filename or 'while writing'}): make room, or choose another "
+                "folder; what was saved before is whole"
+            ) from None
 
 
 def _train(
@@ -84,7 +88,10 @@ def _train(
     state_path, model_path = config.output / "state.pt", config.output / "model.safetensors"
     if config.threads:
         torch.set_num_threads(config.threads)
-    state = read_state(config.output, resume, world.device)
+    locked = world.rank == 0 and config.output.is_dir()
+    if locked:  # before the checkpoint is read: another process may be about to write it
+        held.enter_context(alone(config.output))
+    state = read_state(config.output, resume)
     config = continued(config, state["settings"]) if state else config
     if config.batch % world.size:
         raise UsageError(f"--batch {config.batch} must be a multiple of the number of processes, {world.size}")
@@ -164,6 +171,8 @@ def _train(
             "minutes": round(elapsed / 60, 2), "photos": count, "data_sha256": training.fingerprint,
             "device": device.type, "precision": config.precision, "processes": world.size, "skipped_batches": skipped,
         }  # fmt: skip
+        if not all(bool(torch.isfinite(p).all()) for p in average.parameters()):
+            raise DaglError(f"the weights are not finite any more: start again with --lr below {config.lr:g}")
         buffer = io.BytesIO()
         torch.save(
             {
@@ -180,10 +189,15 @@ def _train(
     def validate() -> Row:
         if not pairs:
             return {}
+        tile, overlap = shape.tile
+
+        def restore(x: Tensor, sigma: float | None) -> Tensor:
+            run = partial(average, sigma=sigma if shape.noise_map else None)
+            whole = tiling.overlap_blend(run, x[0], tile, overlap, shape.multiple, device)
+            return whole[None].float().clamp(0, 1).cpu()
+
         with torch.no_grad():
-            restored = [
-                average(x.to(device), s if shape.noise_map else None).float().clamp(0, 1).cpu() for x, _, s in pairs
-            ]
+            restored = [restore(x, s) for x, _, s in pairs]
         log.crops = [(x, clean, y) for (x, clean, _), y in zip(pairs, restored)]
         ssim = metrics.SSIM[config.task]
         quality = [(metrics.psnr(y[0], clean[0]), ssim(y[0], clean[0])) for y, (_, clean, _) in zip(restored, pairs)]
@@ -192,8 +206,10 @@ def _train(
 
     world.wait()  # everyone has looked at the folder
     if world.rank == 0:
-        config.output.mkdir(parents=True, exist_ok=True)
-        held.enter_context(alone(config.output))
+        if not locked:
+            config.output.mkdir(parents=True, exist_ok=True)
+            held.enter_context(alone(config.output))
+            read_state(config.output, resume)  # still empty?
         log.clean()
         write(config.output / "run.toml", presets.to_toml(config).encode())
         if training.left_out:
@@ -210,6 +226,7 @@ def _train(
     parameters, averaged = list(model.parameters()), list(average.parameters())
     clock = time.monotonic() - elapsed
     last_log, last_save, last_step, before = elapsed, elapsed, step, skipped
+    last_validation, validation = elapsed, 0.0  # when, and how many seconds it took
     for step, levels in crops.ahead(step, workers if beside else 0):  # noqa: B020
         elapsed, stopped = world.agree_on_time(time.monotonic() - clock, stop.is_set())
         done = elapsed / (60 * config.minutes) if config.minutes is not None else step / (config.steps or 1)
@@ -230,11 +247,18 @@ def _train(
             total.zero_()
             good.zero_()
             last_log, last_step = elapsed, step
+            if finished and bad_in_a_row and not good:
+                raise DaglError(f"the last losses were not finite: start again with --lr below {config.lr:g}")
             saves = finished or stopped or elapsed - last_save >= 60 * config.save_minutes
             if saves:
                 save()
-                last_save = elapsed
-                row |= validate()
+                # it takes a twentieth of the time at most, and keeps nobody waiting who has stopped the run
+                if finished or (elapsed - last_validation >= 20 * validation and not (stopped and validation > 10)):
+                    start_of_it = time.monotonic()
+                    row |= validate()
+                    validation = time.monotonic() - start_of_it
+                    last_validation = time.monotonic() - clock
+                last_save = time.monotonic() - clock
             log.write(row, page=saves)
         if finished or stopped:
             break
@@ -349,9 +373,9 @@ def init_from(model: DAGL, source: str, config: TrainConfig) -> Row:
     """
     try:
         path = weights.resolve(source, config.task, config.channels)
+        other, own = weights.load(path)[0].state_dict(), model.state_dict()
     except WeightsError as error:
-        raise WeightsError(str(error).replace("--model", "--init-from", 1)) from None
-    other, own = weights.load(path)[0].state_dict(), model.state_dict()
+        raise WeightsError(f"--init-from {str(error).removeprefix('--model ')}") from None
     matching = {k: v for k, v in other.items() if k in own and own[k].shape == v.shape}
     if not matching:
         raise WeightsError(f"--init-from {source}: no tensor fits this model: choose one of the same variant")
@@ -467,7 +491,7 @@ def plain(config: TrainConfig) -> Row:
     return asdict(config) | {"data": [str(folder) for folder in config.data], "output": str(config.output)}
 
 
-def read_state(output: Path, resume: bool, device: torch.device) -> dict[str, Any] | None:
+def read_state(output: Path, resume: bool) -> dict[str, Any] | None:
     """The checkpoint to resume from; None for a new run. Raises UsageError, DaglError."""
     path = output / "state.pt"
     if path.exists() != resume:
@@ -477,7 +501,9 @@ def read_state(output: Path, resume: bool, device: torch.device) -> dict[str, An
         return None
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-        state["settings"]["task"]
+        missing = {"model", "average", "optimizers", "step", "elapsed", "data"} - state.keys()
+        if missing or state["settings"].keys() != {f.name for f in fields(TrainConfig)}:
+            raise KeyError
     except Exception as error:  # a damaged file fails in many ways
         raise DaglError(f"{path}: not a checkpoint of this version ({type(error).__name__}): start a new run") from None
     return state
@@ -586,12 +612,13 @@ class Log:
                 },
             )
 
+        units = {"psnr": "mean of ln MSE", "mse": "MSE", "l1": "mean absolute error"}
         settings = [[k, str(v)] for k, v in self.config.named().items() if v is not None]
         page = pages.html(
             f"Training: {self.config.task}, {self.config.output.resolve().name}",
             notes=[f"dagl {__version__}; step {rows[-1]['step']:,}; held-out crops, averaged weights"] if rows else [],
             tables=[pages.Table("Settings", ["setting", "value"], [list(row) for row in settings])],
-            curves=[curve("PSNR of held-out photos", "dB", "psnr"), curve("Loss", self.config.loss, "loss")],
+            curves=[curve("PSNR of held-out photos", "dB", "psnr"), curve("Loss", units[self.config.loss], "loss")],
             pictures=[picture(i, *crop) for i, crop in enumerate(self.crops[:4])],
         )
         pages.save(self.config.output / "report.html", page)

@@ -37,6 +37,11 @@ def test_crops_of_one_photo_stay_on_one_side() -> None:
 
 def test_small_sets_hold_one_photo_out() -> None:
     assert [len(part) for part in split([Path(f"{i}.png") for i in range(8)])] == [7, 1]
+    for name in ("IMG_{:04d}.jpg", "photo_{}.jpg", "DSC_{:05d}.png"):  # cameras' numbers, not crops of one photo
+        training, held_out = split([Path(name.format(i)) for i in range(1, 40)])
+        assert len(training) > len(held_out) > 0
+    for i in range(300):  # never all
+        assert split([Path(f"{i}.png")])[0]
     assert [len(part) for part in split([Path(f"{i}.png") for i in range(7)])] == [7, 0]
 
 

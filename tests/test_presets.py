@@ -103,3 +103,10 @@ def test_what_is_missing_is_named() -> None:
         resolve({"task": "denoise", "steps": 1, "output": Path("run")})
     with pytest.raises(UsageError, match="--preset quick is unknown: choose one of paper, fast"):
         resolve(NEEDED | {"preset": "quick"})
+
+
+@pytest.mark.parametrize(("text", "said"), [("data=[1]", "a list of strings"), ('data="/x"', "must be list, not '/x'")])
+def test_folders_in_toml_are_a_list_of_strings(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text(text)
+    with pytest.raises(UsageError, match=said):
+        presets.read_toml(tmp_path / "run.toml")

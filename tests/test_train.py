@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 from dagl_cli import presets, weights
 from dagl_cli import train as training
 from dagl_cli.cli import app
+from dagl_cli.cli.train import _last_name
 from dagl_cli.config import ModelConfig
 from dagl_cli.errors import DaglError, UsageError, WeightsError
 from dagl_cli.model import DAGL
@@ -327,8 +329,13 @@ def test_losses_fall_with_the_error(loss: str) -> None:
         ({"task": "dejpeg", "sigma": 5.0}, "--sigma"),
         ({"model": {"wings": 2}}, "wings"),
         ({"model": {"features": "many"}}, "features must be int"),
-        ({"model": {"features": 0}}, "--set features=0"),
-        ({"model": {"scale": 0}}, "--set scale=0"),
+        ({"model": {"features": 0}}, "--set features must be 1-1024, not 0"),
+        ({"model": {"scale": 0}}, "--set scale must be 1-1024, not 0"),
+        ({"model": {"stage_blocks": -1}}, "--set stage_blocks must be 0-1024"),
+        ({"model": {"channels": 3}}, "--set channels is not a setting of the network alone: use --gray or --color"),
+        ({"model": {"task": "dejpeg"}}, "--set task"),
+        ({"task": "dejpeg", "model": {"noise_map": True}}, "--task dejpeg gives no noise level"),
+        ({"optimizer": "sgd"}, "--optimizer sgd is unknown: choose one of muon, adam"),
         ({"seed": 2**63}, "--seed"),
         ({"init_from": "nobody"}, "--init-from nobody"),
     ],
@@ -404,3 +411,80 @@ def test_one_run_at_a_time_in_a_folder(photos: Path, tmp_path: Path) -> None:
     with training.alone(run.output), pytest.raises(UsageError, match="another process"):
         train(run)
     train(run)
+    before = (run.output / "state.pt").read_bytes()
+    longer = replace(run, steps=2)
+    with training.alone(run.output), pytest.raises(UsageError, match="another process"):
+        train(longer, resume=True)
+    assert (run.output / "state.pt").read_bytes() == before
+
+
+def test_the_lock_is_taken_before_the_checkpoint_is_read(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a resumed run could start from what another process is about to write over."""
+    run = config(photos, tmp_path / "run", steps=1)
+    train(run)
+    held: list[bool] = []
+    right = training.read_state
+
+    def read_state(output: Path, resume: bool) -> dict[str, object] | None:
+        try:
+            with training.alone(output):
+                held.append(False)
+        except UsageError:
+            held.append(True)
+        return right(output, resume)
+
+    monkeypatch.setattr(training, "read_state", read_state)
+    train(replace(run, steps=2), resume=True)
+    assert held == [True]
+
+
+@pytest.mark.parametrize("drop", ["optimizers", "settings"])
+def test_a_checkpoint_of_another_version_is_one_line(photos: Path, tmp_path: Path, drop: str) -> None:
+    run = config(photos, tmp_path / "run", steps=1)
+    train(run)
+    saved = torch.load(run.output / "state.pt", weights_only=True)
+    if drop == "settings":
+        del saved["settings"]["optimizer"]
+    else:
+        del saved[drop]
+    torch.save(saved, run.output / "state.pt")
+    with pytest.raises(DaglError, match=r"not a checkpoint of this version .*: start a new run"):
+        train(replace(run, steps=2), resume=True)
+
+
+def test_long_validations_do_not_stop_the_training(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """save_minutes=0 asks for one after each step; one of 0.3 s is due every 6 s."""
+    right = training.metrics.psnr
+
+    def slow(*arguments: torch.Tensor) -> float:
+        time.sleep(0.3)
+        return right(*arguments)
+
+    monkeypatch.setattr(training.metrics, "psnr", slow)
+    run = config(photos, tmp_path / "run", steps=12)
+    train(run)
+    found = rows(run.output)
+    validated = [row["step"] for row in found if "psnr" in row]
+    assert validated[-1] == 12
+    assert len(validated) < 6, "12 without a limit"
+    assert len([row for row in found if "step" in row]) == 12
+
+
+def test_weights_that_are_not_finite_are_never_saved(photos: Path, tmp_path: Path) -> None:
+    run = config(photos, tmp_path / "run", steps=30, lr=1e30, warmup=0, clip=0.0, optimizer="adam", save_minutes=1e6)
+    with pytest.raises(DaglError, match=r"not finite.*: start again with --lr below 1e\+30"):
+        train(run)
+    assert all(tensor.isfinite().all() for tensor in tensors(run.output / "model.safetensors").values())
+
+
+@pytest.mark.parametrize(
+    ("argument", "kept"),
+    [("/home/me/photos", "photos"), ("--data=/home/me/a=b", "--data=a=b"), ("-o/home/me/run", "-orun"),
+     ("--minutes=3", "--minutes=3"), ("relative/run", "relative/run"), ("-o", "-o")],
+)  # fmt: skip
+def test_the_saved_command_tells_no_folders(argument: str, kept: str) -> None:
+    assert _last_name(argument) == kept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from dataclasses import MISSING, fields
@@ -103,6 +104,8 @@ def train(
             raise UsageError(f"--output {folder} holds no run to --resume")
         saved = presets.read_toml(folder / "run.toml") | {"output": folder}
     settings = presets.resolve(given, toml, saved)
+    if settings.output.exists() and not settings.output.is_dir():
+        raise UsageError(f"--output {settings.output} is a file: give a folder")
 
     from ..train import train as run
 
@@ -151,5 +154,7 @@ def _shown(value: Any) -> str:
 
 def _last_name(argument: str) -> str:
     """Without the folders of an absolute path: the command is saved with the weights."""
-    flag, equals, value = argument.rpartition("=")
-    return flag + equals + Path(value).name if os.path.isabs(value) else argument
+    flag = re.match(r"--[\w-]+=|-\w(?=.)|", argument)
+    assert flag is not None
+    value = argument[flag.end() :]
+    return flag[0] + Path(value).name if os.path.isabs(value) else argument
