@@ -10,9 +10,13 @@ import inspect
 import io
 import os
 import re
+import threading
+import time
 import warnings
 from collections.abc import Callable, Collection
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +29,8 @@ NAME = r"[\w+-][\w. +-]*"
 """Of a file in a repository or a manifest: no folders."""
 SECONDS = 5
 """Without an answer, after which a host counts as dead; HF_HUB_ETAG_TIMEOUT takes its place."""
-
+STALLED = 15.0
+"""Seconds in which nothing of a file comes, after which its download is given up."""
 NETWORK = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
 """Packages whose errors mean that nobody answered."""
 
@@ -92,20 +97,51 @@ def fetch(
             hf_raise_for_status(answer)
         size = int(answer.headers.get("X-Linked-Size") or answer.headers.get("Content-Length") or 0) or None
         progress(spec.file, 0, size)
+        moved = time.monotonic()
+
+        def report(name: str, done: int, total: int | None) -> None:
+            nonlocal moved
+            moved = time.monotonic()
+            progress(name, done, total)
+
         extra: dict[str, Any] = {}
         if "tqdm_class" in _parameters(hf.hf_hub_download):  # since huggingface_hub 1.0
-            extra["tqdm_class"] = _bar(spec.file, progress)
+            extra["tqdm_class"] = _bar(spec.file, report)
+        download = partial(
+            hf.hf_hub_download, spec.repository, spec.file, revision=spec.revision, etag_timeout=timeout,
+            library_name="dagl", **extra,
+        )  # fmt: skip
         disable_progress_bars()
         hf.logging.set_verbosity_error()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # little room: either it suffices, or the error says so
-            path = hf.hf_hub_download(
-                spec.repository, spec.file, revision=spec.revision, etag_timeout=timeout, library_name="dagl", **extra
-            )
+            path = _unless_stalled(download, lambda: moved) if extra else download()
         progress(spec.file, size or 1, size or 1)
         return Path(path)
     except Exception as error:  # whatever HTTP library the client is built on: requests, httpx or httpx2
         raise WeightsError(f"{spec}: {_explain(error, spec, offline)}") from None
+
+
+def _unless_stalled(download: Callable[[], str], moved: Callable[[], float]) -> str:
+    """download(), in a thread that is left behind once nothing moved for `STALLED` seconds.
+
+    The Hub's client itself tries again for more than a minute. moved: when something did, by the monotonic clock.
+    Raises TimeoutError, and whatever `download` raises.
+    """
+    outcome: Future[str] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(download())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    while not outcome.done() and time.monotonic() - moved() < STALLED:
+        wait((outcome,), timeout=0.2)
+    if not outcome.done():
+        raise TimeoutError(f"nothing came for {STALLED:g} s")
+    return outcome.result()
 
 
 def _parameters(function: Callable[..., Any]) -> Collection[str]:

@@ -34,6 +34,7 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files: dict[str, dict[str, bytes]] = {}
         self.requests: list[str] = []
+        self.closing = threading.Event()
         self.url = f"http://127.0.0.1:{self.server_port}"
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -93,7 +94,10 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("ETag", f'"{etag}"')
         self.send_header("Content-Length", str(size))
         self.end_headers()
-        if body:
+        if body and name == "stall" and weights:
+            self.wfile.write(content[:1000])
+            self.server.closing.wait(60)
+        elif body:
             self.wfile.write(content[: size // 2] if name == "cut" and weights else content)
         return None
 
@@ -130,6 +134,7 @@ from dagl_cli.errors import DaglError
 if limit := int(os.environ.get("FILE_LIMIT", 0)):  # a disk that takes no more
     import resource
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+hub.STALLED = float(os.environ.get("STALLED", hub.STALLED))
 for spec in sys.argv[1:]:
     start, told = time.monotonic(), []
     try:

@@ -5,6 +5,7 @@ The client reads its environment at import, so it runs in processes of its own, 
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import socket
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from local_hub import COMMIT, Hub, client, environment, outcomes
 from test_weights import saved, tiny
@@ -36,7 +38,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def server(published: Path) -> Iterator[Hub]:
     server = Hub()
-    for repository in ("good/model", "faults/cut", "faults/corrupt", "faults/redirect"):
+    for repository in ("good/model", "faults/cut", "faults/corrupt", "faults/redirect", "faults/stall"):
         server.add(repository, published)
     server.files["good/empty"] = {"README.md": b"no weights"}
     server.files["good/odd"] = {"manifest.json": b'{"files": {"../../x": {}}}'}
@@ -112,6 +114,18 @@ def test_fetched_checked_and_then_used_without_a_request(server: Hub, published:
     (again,) = outcomes(client(["hub:good/model"], env))
     assert again["path"] == str(path)
     assert path.read_bytes() == (published / NAME).read_bytes()
+
+
+@pytest.mark.skipif(
+    "tqdm_class" not in inspect.signature(huggingface_hub.hf_hub_download).parameters,
+    reason="huggingface_hub before 1.0 does not tell how far it is",
+)
+def test_a_download_that_stalls_is_given_up(server: Hub, tmp_path: Path) -> None:
+    (outcome,) = outcomes(client(["hub:faults/stall"], environment(tmp_path, server.url, STALLED="1")))
+    server.closing.set()
+    assert "cannot reach http://127.0.0.1" in outcome["error"]
+    assert "nothing came for 1 s): check the network and proxy" in outcome["error"]
+    assert outcome["seconds"] < 5
 
 
 def test_verify_looks_at_every_cached_file(server: Hub, published: Path, tmp_path: Path) -> None:
