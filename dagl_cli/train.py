@@ -234,7 +234,7 @@ def _train(
         due = finished or stopped or elapsed - last_log >= 60 * config.log_minutes
         if world.rank == 0 and due and step > last_step:
             skipped = before + int(bad)
-            if bad_in_a_row >= MOST_BAD_BATCHES:
+            if bad_in_a_row >= min(MOST_BAD_BATCHES, max(1, step / 2) if finished else math.inf):
                 raise DaglError(
                     f"the last {int(bad_in_a_row)} losses were not finite: start again with --lr below {config.lr:g}"
                 )
@@ -247,8 +247,6 @@ def _train(
             total.zero_()
             good.zero_()
             last_log, last_step = elapsed, step
-            if finished and bad_in_a_row and not good:
-                raise DaglError(f"the last losses were not finite: start again with --lr below {config.lr:g}")
             saves = finished or stopped or elapsed - last_save >= 60 * config.save_minutes
             if saves:
                 save()

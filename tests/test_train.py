@@ -196,6 +196,11 @@ def test_bad_batches_are_skipped_and_counted(photos: Path, tmp_path: Path, monke
     train(config(photos, tmp_path / "run"))
     assert rows(tmp_path / "run")[-1]["skipped"] == 2
     assert all(v.isfinite().all() for v in state(tmp_path / "run").values())
+    bad = {5}
+    train(config(photos, tmp_path / "the last one"))
+    bad = {3, 4, 5}
+    with pytest.raises(DaglError, match="the last 3 losses were not finite"):
+        train(config(photos, tmp_path / "the last half"))
     bad = set(range(500))
     monkeypatch.setattr(training, "MOST_BAD_BATCHES", 3)
     with pytest.raises(DaglError, match="--lr below"):
