@@ -54,6 +54,13 @@ def in_file(x: Tensor, top: int) -> Tensor:
     return (x.clamp(0, 1) * top).round() / top
 
 
+def clean_images(folder: Path, dataset: str, limit: int | None) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, pixels) of a set's images."""
+    case = bench.Case(dataset, "denoise", 25.0)
+    for file in case.files(limit):
+        yield file.path, bench.load(case, file, folder)
+
+
 def mean(values: Collection[float]) -> float:
     return float(np.mean(list(values)))
 
@@ -65,7 +72,7 @@ def sigma(arguments: argparse.Namespace) -> Iterator[Row]:
         for level in (15, 25, 50):
             for depth, top in DEPTHS.items():
                 found: dict[str, list[float]] = {}
-                for _, pixels in bench.clean_images(arguments.data_dir, dataset, arguments.limit):
+                for _, pixels in clean_images(arguments.data_dir, dataset, arguments.limit):
                     clean, noisy = bench.degraded(pixels, "denoise", level)
                     noisy = in_file(noisy, top)
                     given = {f"{factor:g} σ": factor * level for factor in (0.8, 1, 1.2)}
@@ -116,7 +123,7 @@ def zero(arguments: argparse.Namespace) -> Iterator[Row]:
         restorer = load(name)
         dataset = SETS["denoise"][restorer.config.channels]
         changes = []
-        for _, pixels in bench.clean_images(arguments.data_dir, dataset, arguments.limit):
+        for _, pixels in clean_images(arguments.data_dir, dataset, arguments.limit):
             levels = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
             changes.append(((255 * restorer(levels / 255, 0)).round() - levels).abs())
         flat_changes = torch.cat([change.flatten() for change in changes])
@@ -134,7 +141,7 @@ def estimate(arguments: argparse.Namespace) -> Iterator[Row]:
             row: Row = {"set": dataset, "σ": level}
             for kind, top in {"not clipped": None, "8 bit": 255}.items():
                 errors = []
-                for _, pixels in bench.clean_images(arguments.data_dir, dataset, arguments.limit):
+                for _, pixels in clean_images(arguments.data_dir, dataset, arguments.limit):
                     _, noisy = bench.degraded(pixels, "denoise", level)
                     noisy = noisy if top is None else in_file(noisy, top)
                     errors.append(degrade.estimate_sigma(noisy.permute(1, 2, 0).numpy()) - level)
@@ -147,7 +154,13 @@ def estimate(arguments: argparse.Namespace) -> Iterator[Row]:
 def compare(restorer: Restorer, arguments: argparse.Namespace) -> bench.Row:
     """The model on the set and at the level of its task."""
     task, channels = restorer.config.task, restorer.config.channels
-    return bench.evaluate(restorer, arguments.data_dir, SETS[task][channels], LEVELS[task], arguments.limit)
+    case = bench.Case(SETS[task][channels], task, LEVELS[task])
+
+    def run(bad: Tensor, level: float | None) -> Tensor:
+        return restorer(bad, level if restorer.config.noise_map else None)
+
+    method = bench.Method(restorer.name, run, {"device": "cpu"})
+    return bench.measure(case, method, arguments.data_dir, limit=arguments.limit)
 
 
 def tiles(arguments: argparse.Namespace) -> Iterator[Row]:
@@ -158,7 +171,7 @@ def tiles(arguments: argparse.Namespace) -> Iterator[Row]:
             row = compare(restorer, arguments)
             yield {"model": name, "set": row.dataset, "level": row.level, "tile": tile, "overlap": "-"
                    if isinstance(tile, str) else min(restorer.overlap, tile // 2),
-                   "PSNR": row.psnr, "s/MP": row.seconds_per_megapixel}  # fmt: skip
+                   "PSNR": row.mean("psnr"), "s/MP": row.seconds_per_megapixel}  # fmt: skip
 
 
 def attend(
@@ -201,7 +214,7 @@ def graph_attention(arguments: argparse.Namespace) -> Iterator[Row]:
             many = (alpha > 1e-4).sum(-1).float().mean()
             into.append(torch.stack([1 - edges.float().mean(), *shares, total.mean(), alone.float().mean(), many]))
 
-        usual = compare(restorer, arguments).psnr
+        usual = compare(restorer, arguments).mean("psnr")
         for bf16 in ((), ("q kᵀ",), ("α V",), ("q kᵀ", "α V")):
             for stage, into in zip(stages, seen):
                 how = {"bf16": bf16} if bf16 else {"see": partial(see, into=into)}
@@ -216,7 +229,7 @@ def graph_attention(arguments: argparse.Namespace) -> Iterator[Row]:
                         "weights' sum": total, "% nodes alone": 100 * alone, "neighbours over 1e-4": many,
                     }  # fmt: skip
             yield {"model": name, "bfloat16 in": " and ".join(bf16) or "nothing", "set": found.dataset,
-                   "level": found.level, "PSNR": found.psnr, "change": found.psnr - usual}  # fmt: skip
+                   "level": found.level, "PSNR": found.mean("psnr"), "change": found.mean("psnr") - usual}  # fmt: skip
 
 
 def clean(arguments: argparse.Namespace) -> Iterator[Row]:
@@ -224,7 +237,7 @@ def clean(arguments: argparse.Namespace) -> Iterator[Row]:
         restorer, files = load(name), FileRestorer("dejpeg", model=name, options=Options(precision="fp32"))
         for dataset in NEVER_COMPRESSED[restorer.config.channels]:
             without, guarded, alone = [], [], 0
-            for _, pixels in bench.clean_images(arguments.data_dir, dataset, arguments.limit):
+            for _, pixels in clean_images(arguments.data_dir, dataset, arguments.limit):
                 original = torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255
                 without.append(psnr(restorer(original), original))
                 source, target = io.BytesIO(), io.BytesIO()
@@ -256,7 +269,7 @@ def demosaic(arguments: argparse.Namespace) -> Iterator[Row]:
     for dataset in ("McMaster18", "Kodak24"):
         for pattern in degrade.BAYER_PATTERNS:
             found: dict[str, list[float]] = {name: [] for name in methods}
-            for _, pixels in bench.clean_images(arguments.data_dir, dataset, arguments.limit):
+            for _, pixels in clean_images(arguments.data_dir, dataset, arguments.limit):
                 clean = torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255
                 mosaic = degrade.bayer_mosaic(clean[None], pattern)[0]
                 for name, method in methods.items():
