@@ -79,7 +79,7 @@ def fetch(
         raise WeightsError(f"{spec}: huggingface_hub refuses a setting ({error}): correct the HF_ variables") from None
 
     assert spec.file is not None
-    offline = offline or hf.constants.HF_HUB_OFFLINE
+    offline = offline or is_offline()
     try:
         cached = hf.try_to_load_from_cache(spec.repository, spec.file, revision=spec.revision)
         if isinstance(cached, str) and not (refresh and not offline and not COMMIT.fullmatch(spec.revision)):
@@ -120,6 +120,13 @@ def fetch(
         return Path(path)
     except Exception as error:  # whatever HTTP library the client is built on: requests, httpx or httpx2
         raise WeightsError(f"{spec}: {_explain(error, spec, offline)}") from None
+
+
+def is_offline() -> bool:
+    """Whether the Hub's own settings forbid requests (HF_HUB_OFFLINE)."""
+    import huggingface_hub as hf
+
+    return bool(hf.constants.HF_HUB_OFFLINE)
 
 
 def _unless_stalled(download: Callable[[], str], moved: Callable[[], float]) -> str:

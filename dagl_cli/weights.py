@@ -83,7 +83,7 @@ def resolve(
     if model is not None and model.startswith("hub:"):
         return from_hub(hub.parse(model), task, channels, offline=offline, progress=progress)
     name = default_name(task, channels) if model is None else model.removesuffix(".safetensors")
-    if (path := find(model or name)) is not None:
+    if (path := _named(name) if model is None else find(model)) is not None:
         check_own(path)
         return path
     names = ", ".join(p.stem for p in bundled()) or "none"
@@ -106,9 +106,11 @@ def resolve(
 
 def find(model: str) -> Path | None:
     """A file, else a bundled or an imported one by name; not examined. None: there is none."""
-    if os.path.isfile(model):
-        return Path(model)
-    name = f"{model.removesuffix('.safetensors')}.safetensors"
+    return Path(model) if os.path.isfile(model) else _named(model.removesuffix(".safetensors"))
+
+
+def _named(stem: str) -> Path | None:
+    name = f"{stem}.safetensors"
     return next((place / name for place in (folder(), imported_folder()) if (place / name).is_file()), None)
 
 
@@ -140,34 +142,53 @@ def from_hub(
     Without a file in `spec` it is the repository's only one, or the default of task and channels.
     Raises WeightsError; a damaged download is removed.
     """
-    offline = offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-
-    def fetched(part: hub.Spec, examine: Callable[[Path], Any]) -> tuple[Path, Any]:
-        """The file and what `examine` finds in it. What is damaged is fetched anew, once; offline it is left alone."""
-        path = hub.fetch(part, offline=offline, refresh=refresh, progress=progress)
-        try:
-            return path, examine(path)
-        except WeightsError as error:
-            if offline:
-                raise WeightsError(f"{error}: `dagl weights download {spec}` fetches it anew") from None
-            hub.discard(path)
-            path = hub.fetch(part, progress=progress)
-            try:
-                return path, examine(path)
-            except WeightsError as error:
-                hub.discard(path)
-                raise WeightsError(
-                    f"{error}; it was removed: the Hub sends it so, ask the repository's owner"
-                ) from None
-
-    manifest_path, manifest = fetched(replace(spec, file=MANIFEST), read_manifest)
+    manifest_path, manifest = manifest_from_hub(spec, offline=offline, refresh=refresh, progress=progress)
     files, commit = manifest["files"], manifest_path.parent.name
     name = spec.file or (next(iter(files)) if len(files) == 1 else f"{default_name(task, channels)}.safetensors")
     if name not in files and f"{name}.safetensors" in files:
         name += ".safetensors"
     if name not in files:
         raise WeightsError(f"{spec}: no {name} in its manifest: choose one of {', '.join(files) or 'none'}")
-    return fetched(replace(spec, revision=commit, file=name), lambda path: check(path, files[name]))[0]
+    pinned = replace(spec, revision=commit, file=name)
+    return _intact(spec, pinned, lambda path: check(path, files[name]), offline, False, progress)[0]
+
+
+def manifest_from_hub(
+    spec: hub.Spec,
+    *,
+    offline: bool = False,
+    refresh: bool = False,
+    progress: hub.Progress = lambda name, done, total: None,
+) -> tuple[Path, dict[str, Any]]:
+    """(path, content) of a repository's manifest; the path's folder is named after the commit. Raises WeightsError."""
+    return _intact(spec, replace(spec, file=MANIFEST), read_manifest, offline, refresh, progress)
+
+
+def _intact(
+    asked: hub.Spec,
+    part: hub.Spec,
+    examine: Callable[[Path], Any],
+    offline: bool,
+    refresh: bool,
+    progress: hub.Progress,
+) -> tuple[Path, Any]:
+    """The file `part` and what `examine` finds in it. What is damaged is fetched anew, once; offline it is left alone.
+
+    asked: what the user named, for the message.
+    """
+    path = hub.fetch(part, offline=offline, refresh=refresh, progress=progress)
+    try:
+        return path, examine(path)
+    except WeightsError as error:
+        if offline or hub.is_offline():
+            raise WeightsError(f"{error}: `dagl weights download {asked}` fetches it anew") from None
+        hub.discard(path)
+        path = hub.fetch(part, progress=progress)
+        try:
+            return path, examine(path)
+        except WeightsError as error:
+            hub.discard(path)
+            raise WeightsError(f"{error}; it was removed: the Hub sends it so, ask the repository's owner") from None
 
 
 def cached_from_hub(spec: hub.Spec) -> list[Path]:

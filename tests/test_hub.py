@@ -146,6 +146,13 @@ def test_verify_looks_at_every_cached_file(server: Hub, published: Path, tmp_pat
     assert (damaged.returncode, damaged.stderr.count("intact"), damaged.stderr.count("damaged")) == (4, 1, 1)
     assert server.requests == []
     assert blob.exists()
+    manifest = next(tmp_path.rglob("manifest.json")).resolve()
+    manifest.write_bytes(b"?")
+    offline = dagl("path", "hub:good/model", "--offline")
+    assert offline.returncode == 4
+    assert "`dagl weights download hub:good/model@main` fetches it anew" in " ".join(offline.stderr.split())
+    assert dagl("download", "hub:good/model").returncode == 0, "as it was told: the manifest and the weights"
+    assert dagl("verify", "hub:good/model").returncode == 0
 
 
 def test_two_processes_at_once(server: Hub, published: Path, tmp_path: Path) -> None:

@@ -171,6 +171,10 @@ def test_resolve(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = saved(places / "imported" / "release.safetensors", tiny("dejpeg", 3))
     own = saved(places / "own.safetensors", tiny("dejpeg", 3))
     assert weights.resolve(None, "dejpeg", 3) == color
+    monkeypatch.chdir(places)
+    (places / "dejpeg-color").write_text("a file of the user's that is called like a model")
+    assert weights.resolve(None, "dejpeg", 3) == color, "the default is never a path"
+    (places / "dejpeg-color").unlink()
     assert weights.resolve("dejpeg-color", "denoise", 1) == color
     assert weights.resolve("dejpeg-color.safetensors", "denoise", 1) == color
     assert weights.resolve(str(shadowed), "dejpeg", 3) == shadowed, "a path comes first"

@@ -66,12 +66,12 @@ def known(path: Path) -> dict[str, Any]:
     return {"name": path.stem, "path": str(path)} | export.entry(path, {}, previous, ())
 
 
-def located(names: list[str] | None, offline: bool = False, quiet: bool = False) -> list[Path]:
+def located(names: list[str] | None, offline: bool = False) -> list[Path]:
     """The files that are meant; None: the bundled ones."""
     from .. import weights
 
     try:
-        with download_bars(quiet) as report:
+        with download_bars(quiet=False) as report:
             found = [weights.resolve(name, "denoise", 3, offline=offline, progress=report) for name in names or ()]
     except WeightsError as error:
         raise WeightsError(str(error).removeprefix("--model ")) from None
@@ -230,10 +230,9 @@ def download(
     rows = []
     with download_bars(quiet) as report:
         for spec in specs:
-            manifest = hub.fetch(replace(spec, file=weights.MANIFEST), offline=offline, refresh=True, progress=report)
-            names = [spec.file] if spec.file else list(weights.read_manifest(manifest)["files"])
-            for name in names:
-                pinned = replace(spec, revision=manifest.parent.name, file=name)
+            path, manifest = weights.manifest_from_hub(spec, offline=offline, refresh=True, progress=report)
+            for name in [spec.file] if spec.file else list(manifest["files"]):
+                pinned = replace(spec, revision=path.parent.name, file=name)
                 found = weights.from_hub(pinned, offline=offline, progress=report)
                 rows.append({"model": str(pinned), "path": str(found)})
     if as_json:
