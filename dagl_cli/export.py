@@ -239,15 +239,16 @@ def _section(name: str, e: dict[str, Any], manifest: dict[str, Any]) -> list[str
     if e["results"]:
         levels = {"denoise": "σ", "real": "σ", "dejpeg": "quality"}.get(e["task"], "level")
         lines += [
-            "", f"| set | {levels} | images | input | **this file** | SSIM | paper's DAGL | best other in the paper |",
-            "|---|---|---|---|---|---|---|---|",
+            "",
+            f"| set | {levels} | images | with | input | **this file** | SSIM | paper's DAGL | its best other |",
+            "|---|---|---|---|---|---|---|---|---|",
         ]  # fmt: skip
         for row in e["results"]:
             paper, best = _published(row)
             level = "" if row.get("level") is None else f"{row['level']:g}"
             lines.append(
-                f"| {row['dataset']} | {level} | {row['images']} | {row['input_psnr']:.2f} | **{row['psnr']:.2f}** | "
-                f"{row['ssim']:.4f} | {paper} | {best} |"
+                f"| {row['dataset']} | {level} | {row['images']} | {_with(row)} | {row['input_psnr']:.2f} | "
+                f"**{row['psnr']:.2f}** | {row['ssim']:.4f} | {paper} | {best} |"
             )
         lines += ["", f"PSNR in dB, means over the images. {' / '.join(dict.fromkeys(map(_how, e['results'])))}."]
     if e.get("note"):
@@ -263,12 +264,18 @@ def _published(row: dict[str, Any]) -> tuple[str, str]:
     return "" if paper is None else f"{paper:.2f}", "" if best is None else f"{others[best]:.2f} ({best})"
 
 
-def _how(row: dict[str, Any]) -> str:
+def _with(row: dict[str, Any]) -> str:
+    """What tells rows of one case apart: tiles, ensemble, precision."""
     tiles = " ".join(str(row[key]) for key in ("tiling", "tile") if key in row)
+    ensemble = f"{row['ensemble']} ensemble" if row.get("ensemble", "none") != "none" else ""
+    return ", ".join(part for part in (tiles, ensemble, row.get("precision")) if part)
+
+
+def _how(row: dict[str, Any]) -> str:
+    """What the rows of a file mostly share."""
     parts = [
-        f"protocol {row['protocol']}", row.get("degradation"), row.get("rounding"), tiles and f"tiling {tiles}",
-        f"ensemble {row['ensemble']}" if "ensemble" in row else None,
-        f"SSIM {row['ssim_window']}" if "ssim_window" in row else None, row.get("device"), row.get("precision"),
+        f"protocol {row['protocol']}", row.get("degradation"), row.get("rounding"),
+        f"SSIM {row['ssim_window']}" if "ssim_window" in row else None, row.get("device"),
     ]  # fmt: skip
     return "; ".join(part for part in parts if part)
 

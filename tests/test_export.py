@@ -62,7 +62,7 @@ def test_the_manifest_says_what_the_files_are(tmp_path: Path) -> None:
     (row,) = entry["results"]
     assert (row["dataset"], row["level"], row["psnr"], row["ssim"]) == ("Set12", 25.0, 30.1512, 0.8571)
     card = (tmp_path / "README.md").read_text()
-    assert "| Set12 | 25 | 12 | 20.32 | **30.15** | 0.8571 | 30.93 | 30.80 (NLRN) |" in card
+    assert "| Set12 | 25 | 12 | blend 512, float32 | 20.32 | **30.15** | 0.8571 | 30.93 | 30.80 (NLRN) |" in card
     assert "7 steps, 2.5 minutes, cuda" in card
     assert "`dagl train x`" in card
     assert entry["sha256"] in card
