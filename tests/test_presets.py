@@ -31,7 +31,7 @@ def test_the_order_of_sources() -> None:
     assert resolve(NEEDED | {"minutes": 5.0}, {"preset": "table6:2"}).steps is None
     fast = resolve(NEEDED | LENGTH | {"preset": "fast", "model": {"heads": 2}})
     assert fast.model == PRESETS["fast"]["model"] | {"heads": 2}
-    assert PRESETS["fast"]["model"]["heads"] == 4
+    assert PRESETS["fast"]["model"]["heads"] == 1
 
 
 @pytest.mark.parametrize("preset", PRESETS)
