@@ -135,15 +135,18 @@ TASKS: dict[str, Task] = {
 _PAPER = ModelConfig()
 _HALF = replace(_PAPER, scale=2, activation="relu")
 
+_QUARTER = replace(_HALF, features=128, blocks=6, outer_blocks=3)
+
 VARIANTS: dict[str, ModelConfig] = {
     "paper": _PAPER,
+    "fast": replace(_QUARTER, stages=1, heads=1, embedding=64),
     "lite": replace(_HALF, blocks=12, stages=1, heads=1, key_stride=2, embedding=64),
+    "unet": replace(_QUARTER, stages=0, heads=0),
     "trunk": replace(_HALF, blocks=12, stages=0, heads=0),
-    "unet": replace(_HALF, features=128, blocks=6, outer_blocks=3, stages=0, heads=0),
 }
-"""Named shapes. `paper` is DAGL as released; `lite` is DAGL at half resolution with one head;
-`trunk` is lite's residual network without a graph, `unet` the same with half of its blocks at a quarter of the
-resolution and twice as wide (so they are not DAGL, and are never called so)."""
+"""Named shapes. `paper` is DAGL as released; `lite` is DAGL at half resolution with one head; `fast` has half of its
+blocks, and its head, at a quarter of the resolution and twice as wide. `unet` and `trunk` are the residual networks of
+`fast` and `lite` without a graph (so they are not DAGL, and are never called so)."""
 
 
 def model_config(variant: str, task: str, channels: int) -> ModelConfig:
@@ -156,3 +159,11 @@ def model_config(variant: str, task: str, channels: int) -> ModelConfig:
         raise UsageError(f"task '{task}' has no model for {channels} channel(s)")
     blocks = 32 if (variant, task) == ("paper", "demosaic") else VARIANTS[variant].blocks
     return replace(VARIANTS[variant], task=task, channels=channels, blocks=blocks, noise_map=TASKS[task].noise_map)
+
+
+def variant_of(config: ModelConfig) -> str | None:
+    """The name of a configuration's shape in `VARIANTS`, whatever its task."""
+    if config.channels not in TASKS[config.task].channels:
+        return None
+    shapes = {name: model_config(name, config.task, config.channels) for name in VARIANTS}
+    return next((name for name, shape in shapes.items() if replace(shape, noise_map=config.noise_map) == config), None)

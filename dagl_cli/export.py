@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from . import __version__, datasets, weights
-from .config import TASKS, ModelConfig
+from .config import TASKS, ModelConfig, variant_of
 from .errors import DaglError, UsageError, WeightsError
 from .files import replacing, write
 
@@ -53,7 +53,7 @@ def entry(
     kept = previous if previous.get("sha256") == digest else {}
     found = {
         "sha256": digest, "bytes": path.stat().st_size, "task": config.task, "channels": config.channels,
-        "network": network(config), "variant": training.get("variant"), "parameters": parameters,
+        "network": network(config), "variant": variant_of(config), "parameters": parameters,
         "licence": info.get("licence") or kept.get("licence") or about.get("licence"),
         "training_data": info.get("training_data") or kept.get("training_data") or about.get("training_data"),
         "training": {key: value for key, value in (

@@ -172,10 +172,10 @@ _TABLE6 = {1: (0, 0), 2: (1, 3), 3: (2, 3), 4: (3, 3), 5: (4, 3), 6: (5, 3), 7: 
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": dict(variant="paper", batch=32, lr=4e-4, warmup=1000),
-    "fast": dict(variant="unet", model=dict(stages=1, heads=1, embedding=64), batch=2, crop=128, lr=1e-3),
+    "fast": dict(variant="fast", batch=2, crop=128, lr=1e-3),
     "lite": dict(variant="lite", batch=8, lr=1e-3),
-    "trunk": dict(variant="trunk", batch=8, lr=1e-3),
     "unet": dict(variant="unet", batch=8, lr=1e-3),
+    "trunk": dict(variant="trunk", batch=8, lr=1e-3),
     "release": _RELEASE,
     **{f"table5:{name}": _TABLES | {"model": {"noise_map": False} | change} for name, change in _TABLE5.items()},
     **{
@@ -183,9 +183,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         for case, (heads, stages) in _TABLE6.items()
     },
 }
-"""Name -> settings. `paper`: DAGL as released, 4 heads x 3 stages; `fast`: `unet` with a small graph of one head at a
-quarter of the resolution; `lite`, `trunk`, `unet`: the variants; `release`: trained as the authors did, per task;
-`table5:NAME`, `table6:CASE`: the cases of the paper's ablations, named as there."""
+"""Name -> settings. `paper`: DAGL as released, 4 heads x 3 stages; `fast`, `lite`, `unet`, `trunk`: the variants;
+`release`: trained as the authors did, per task; `table5:NAME`, `table6:CASE`: the cases of the paper's ablations, named
+as there."""
 
 
 def resolve(

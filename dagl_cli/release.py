@@ -198,7 +198,6 @@ def convert(content: bytes, task: str, target: Path, source: str) -> dict[str, A
     known = blob == CHECKPOINTS[task].blob
     info = {
         "source": source, "git_blob": blob, "authors_file": known, "licence": LICENCE, "training_data": TRAINING_DATA,
-        "training": {"variant": "paper"},
     }  # fmt: skip
     image = torch.rand(1, config.channels, 12, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     try:

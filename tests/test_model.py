@@ -1,11 +1,13 @@
 """The network's shapes: any size in, the same size out; U-Net level, noise map, refusals."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from dagl_cli.config import ModelConfig
+from dagl_cli.config import TASKS, VARIANTS, ModelConfig, model_config, variant_of
 from dagl_cli.errors import UsageError
-from dagl_cli.model import DAGL
+from dagl_cli.model import DAGL, released_config
 
 TINY = dict(features=8, blocks=2, stages=1, heads=2, head_features=2, embedding=4, patch=3, stride=2)
 
@@ -58,3 +60,14 @@ def test_a_noise_map_is_needed_exactly_where_there_is_one() -> None:
 def test_impossible_networks_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         ModelConfig(**{**TINY, **wrong})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_variant_is_known_by_its_shape(variant: str) -> None:
+    for task, about in TASKS.items():
+        for channels in about.channels:
+            config = model_config(variant, task, channels)
+            assert variant_of(config) == variant
+            assert variant_of(replace(config, noise_map=not config.noise_map)) == variant
+            assert variant_of(replace(config, features=40)) is None
+    assert variant_of(released_config("demosaic")) == "paper"

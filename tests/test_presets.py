@@ -29,9 +29,9 @@ def test_the_order_of_sources() -> None:
     assert resolve(NEEDED | LENGTH | {"preset": "paper"}, {"lr": 2e-4}).lr == 2e-4
     assert resolve(NEEDED | LENGTH | {"preset": "paper", "lr": 1e-4}, {"lr": 2e-4}).lr == 1e-4
     assert resolve(NEEDED | {"minutes": 5.0}, {"preset": "table6:2"}).steps is None
-    fast = resolve(NEEDED | LENGTH | {"preset": "fast", "model": {"heads": 2}})
-    assert fast.model == PRESETS["fast"]["model"] | {"heads": 2}
-    assert PRESETS["fast"]["model"]["heads"] == 1
+    case = resolve(NEEDED | LENGTH | {"preset": "table6:2", "model": {"heads": 2}})
+    assert case.model == PRESETS["table6:2"]["model"] | {"heads": 2}
+    assert PRESETS["table6:2"]["model"]["heads"] == 1
 
 
 @pytest.mark.parametrize("preset", PRESETS)
