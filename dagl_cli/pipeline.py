@@ -40,8 +40,11 @@ RANGES = {"uint8": 255, "uint16": 65535}
 """Highest level of the integer types that `restore` takes."""
 CLEAN_SIGMA = 0.7
 """An estimated noise level below this is none (8-bit rounding alone is 0.29): the image is left as it is."""
-CLEAN_QUALITY = 98
-"""A JPEG of this estimated quality or above is left as it is, unless it shows the blocks of an earlier JPEG."""
+CLEAN_QUALITY = {1: 94, 3: 90}
+"""Channels of the model -> from this estimated quality on it harms a JPEG more often than it helps: the file is left as
+it is, unless it shows the blocks of an earlier JPEG."""
+EARLIER_BLOCKINESS = 0.2
+"""A JPEG of such a quality whose `degrade.jpeg_blockiness` is at least this was compressed harder before."""
 CLEAN_BLOCKINESS = 0.04
 """Any other file whose `degrade.jpeg_blockiness` is below this was never compressed, and is left as it is."""
 
@@ -465,10 +468,15 @@ class FileRestorer:
                 report.note = "no noise found: left as it is; --sigma decides otherwise"
         elif self.task == "dejpeg":
             report.quality = estimate_jpeg_quality(picture.jpeg_tables)
-            if not self.force and (report.quality is None or report.quality >= CLEAN_QUALITY):
+            fine = report.quality is not None and report.quality >= CLEAN_QUALITY[restorer.config.channels]
+            if not self.force and (fine or report.quality is None):
                 blockiness = jpeg_blockiness(picture.pixels)  # None: too small to tell, the file's kind decides
-                if blockiness < CLEAN_BLOCKINESS if blockiness is not None else report.quality is not None:
-                    report.note = "no JPEG blocks found: left as it is; --force decides otherwise"
+                if blockiness < (EARLIER_BLOCKINESS if fine else CLEAN_BLOCKINESS) if blockiness is not None else fine:
+                    found = "no JPEG blocks found"
+                    found = f"JPEG quality {report.quality}, no blocks of an earlier one found" if fine else found
+                    report.note = f"{found}: left as it is; --force decides otherwise"
+        elif self.task == "demosaic":
+            _check_zeros(picture.pixels, pattern)
         if report.note:
             report.status = "unchanged"
             return report, picture.pixels
@@ -476,6 +484,17 @@ class FileRestorer:
         pixels = torch.from_numpy(picture.pixels).permute(2, 0, 1)
         restored = _run(restorer, pixels, sigma, pattern, progress)
         return report, restored.permute(1, 2, 0).numpy()
+
+
+def _check_zeros(pixels: np.ndarray, pattern: str) -> None:
+    """The zeros of a mosaic in three channels, (H, W, 3), tell its pattern: raises DaglError if it is another one."""
+    if pixels.shape[2] != 3 or not pixels.any():
+        return
+    height, width, _ = pixels.shape
+    masks = {name: bayer_masks(height, width, name).permute(1, 2, 0).numpy() for name in BAYER_PATTERNS}
+    fitting = [name for name, mask in masks.items() if not pixels[mask == 0].any()]
+    if fitting and pattern not in fitting:
+        raise DaglError(f"--pattern {pattern} is not this mosaic's: its zeros say --pattern {fitting[0]}")
 
 
 def _make_folder(folder: Path) -> None:

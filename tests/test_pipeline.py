@@ -127,7 +127,7 @@ def test_low_bits_of_16_reach_the_network_and_come_back(tmp_path, suffix, channe
     levels = noise(20, 30, channels, 16) // 2
     source = write(tmp_path / f"in{suffix}", levels)
     model = saved(tmp_path / "m.safetensors", tiny("dejpeg", channels, 3 / 65535, graph=False))
-    FileRestorer("dejpeg", model=str(model))(source, tmp_path / f"out{suffix}")
+    FileRestorer("dejpeg", model=str(model), force=True)(source, tmp_path / f"out{suffix}")
     assert np.array_equal(levels_of(tmp_path / f"out{suffix}"), levels.astype(int) + 3)
 
 
@@ -154,10 +154,52 @@ def test_strength(tmp_path):
     model = str(saved(tmp_path / "m.safetensors", tiny("dejpeg", 1, 1000 / 65535, graph=False)))
     for strength, added in ((0.0, 0), (0.25, 250), (1.0, 1000)):
         target = tmp_path / f"{strength}.png"
-        FileRestorer("dejpeg", model=model, options=Options(strength=strength))(source, target)
+        FileRestorer("dejpeg", model=model, force=True, options=Options(strength=strength))(source, target)
         assert np.array_equal(levels_of(target), levels.astype(int) + added)
     with pytest.raises(UsageError, match="--strength is not for demosaicing"):
         load_model("demosaic", options=Options(strength=0.5))
+
+
+def textured(height: int, width: int) -> np.ndarray:
+    """Smooth structure and a little noise: (H, W, 3), 8 bit; a JPEG of it shows its blocks."""
+    rng = np.random.default_rng(0)
+    coarse = PIL.Image.fromarray(rng.integers(40, 216, (height // 12 + 1, width // 12 + 1, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize((width, height), PIL.Image.Resampling.BICUBIC), dtype=float)
+    return (smooth + rng.normal(0, 6, smooth.shape)).clip(0, 255).round().astype(np.uint8)
+
+
+def compressed(pixels: np.ndarray, quality: int) -> np.ndarray:
+    stream = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(stream, "JPEG", quality=quality)
+    return np.asarray(PIL.Image.open(stream))
+
+
+def test_the_guard_of_dejpeg(tmp_path):
+    """Files that the model would harm are left alone; a fine JPEG of a coarse one is not."""
+    pixels = textured(200, 240)
+    enlarged = np.kron(pixels[:80, :80], np.ones((2, 2, 1), np.uint8))
+    coarse = compressed(pixels, 10)
+    kept = {"never": pixels, "enlarged": enlarged}
+    for name, levels in kept.items():
+        PIL.Image.fromarray(levels).save(tmp_path / f"{name}.png")
+        report = FileRestorer("dejpeg")(tmp_path / f"{name}.png", tmp_path / f"{name}-out.png")
+        assert report.status == "unchanged", name
+    PIL.Image.fromarray(coarse).save(tmp_path / "once.png")
+    assert FileRestorer("dejpeg")(tmp_path / "once.png", tmp_path / "once-out.png").status == "restored"
+    for name, levels, status in (("fine", pixels, "unchanged"), ("twice", coarse[3:, 5:], "restored")):
+        PIL.Image.fromarray(levels).save(tmp_path / f"{name}.jpg", quality=92)
+        assert FileRestorer("dejpeg")(tmp_path / f"{name}.jpg", tmp_path / f"{name}-out.png").status == status, name
+
+
+def test_the_zeros_of_a_mosaic_tell_its_pattern(tmp_path):
+    pixels = textured(16, 20) | 1
+    mosaic = pixels * degrade.bayer_masks(16, 20, "GRBG").permute(1, 2, 0).numpy().astype(np.uint8)
+    source = write(tmp_path / "mosaic.png", mosaic)
+    with pytest.raises(DaglError, match="--pattern RGGB is not this mosaic's: its zeros say --pattern GRBG"):
+        FileRestorer("demosaic")(source, tmp_path / "out.png")
+    assert FileRestorer("demosaic", pattern="GRBG")(source, tmp_path / "out.png").status == "restored"
+    full = write(tmp_path / "full.png", pixels)  # has no zeros: its samples are taken
+    assert FileRestorer("demosaic")(full, tmp_path / "full-out.png").status == "restored"
 
 
 def test_nothing_needed_passes_a_jpeg_on_byte_for_byte(tmp_path):
@@ -170,7 +212,7 @@ def test_nothing_needed_passes_a_jpeg_on_byte_for_byte(tmp_path):
     report = FileRestorer("dejpeg")(source, tmp_path / "out.jpg")
     assert (report.status, report.quality, report.model) == ("unchanged", 98, None)
     assert report.note is not None
-    assert report.note.startswith("no JPEG blocks found: left as it is")
+    assert report.note.startswith("JPEG quality 98, no blocks of an earlier one found: left as it is")
     assert (tmp_path / "out.jpg").read_bytes() == source.read_bytes()
     stream = io.BytesIO()
     FileRestorer("dejpeg")(source.read_bytes(), stream)
@@ -201,9 +243,9 @@ def test_images_without_jpeg_blocks_are_left_alone(tmp_path):
 
 def test_quality_is_estimated_and_lower_ones_are_restored(tmp_path):
     stream = io.BytesIO()
-    PIL.Image.fromarray(noise(16, 16, 3)).save(stream, "JPEG", quality=97)
+    PIL.Image.fromarray(noise(16, 16, 3)).save(stream, "JPEG", quality=89)
     report = FileRestorer("dejpeg")(stream.getvalue(), tmp_path / "out.png")
-    assert (report.status, report.quality, report.model) == ("restored", 97, "dejpeg-color")
+    assert (report.status, report.quality, report.model) == ("restored", 89, "dejpeg-color")
     assert FileRestorer("dejpeg")(tmp_path / "out.png", tmp_path / "2.png").quality is None, "no JPEG"
 
 
