@@ -470,9 +470,9 @@ class FileRestorer:
             report.quality = estimate_jpeg_quality(picture.jpeg_tables)
             fine = report.quality is not None and report.quality >= CLEAN_QUALITY[restorer.config.channels]
             if not self.force and (fine or report.quality is None):
-                blockiness = jpeg_blockiness(picture.pixels)  # None: too small to tell, the file's kind decides
-                if blockiness < (EARLIER_BLOCKINESS if fine else CLEAN_BLOCKINESS) if blockiness is not None else fine:
-                    found = "no JPEG blocks found"
+                blockiness = jpeg_blockiness(picture.pixels)
+                if blockiness is None or blockiness < (EARLIER_BLOCKINESS if fine else CLEAN_BLOCKINESS):
+                    found = "no JPEG blocks found" if blockiness is not None else "too small to find JPEG blocks in"
                     found = f"JPEG quality {report.quality}, no blocks of an earlier one found" if fine else found
                     report.note = f"{found}: left as it is; --force decides otherwise"
         elif self.task == "demosaic":

@@ -107,7 +107,7 @@ def test_a_network_that_changes_nothing_loses_nothing(
     target = tmp_path / "out" / source.name
     target.parent.mkdir(exist_ok=True)
     sigma = 25.0 if task == "denoise" else None
-    restorer = FileRestorer(task, sigma=sigma, options=Options("cpu", tile=tile, ensemble=ensemble))
+    restorer = FileRestorer(task, sigma=sigma, options=Options("cpu", tile=tile, ensemble=ensemble), force=True)
     report = restorer(source, target, overwrite=True)
     assert (report.status, report.note) == ("restored", None)
     before, after = image.read(source), image.read(target)
@@ -179,11 +179,12 @@ def test_the_guard_of_dejpeg(tmp_path):
     pixels = textured(200, 240)
     enlarged = np.kron(pixels[:80, :80], np.ones((2, 2, 1), np.uint8))
     coarse = compressed(pixels, 10)
-    kept = {"never": pixels, "enlarged": enlarged}
+    kept = {"never": pixels, "enlarged": enlarged, "small": coarse[:64]}
     for name, levels in kept.items():
         PIL.Image.fromarray(levels).save(tmp_path / f"{name}.png")
         report = FileRestorer("dejpeg")(tmp_path / f"{name}.png", tmp_path / f"{name}-out.png")
         assert report.status == "unchanged", name
+    assert report.note == "too small to find JPEG blocks in: left as it is; --force decides otherwise"
     PIL.Image.fromarray(coarse).save(tmp_path / "once.png")
     assert FileRestorer("dejpeg")(tmp_path / "once.png", tmp_path / "once-out.png").status == "restored"
     for name, levels, status in (("fine", pixels, "unchanged"), ("twice", coarse[3:, 5:], "restored")):
