@@ -473,7 +473,7 @@ class FileRestorer:
                 blockiness = jpeg_blockiness(picture.pixels)
                 if blockiness is None or blockiness < (EARLIER_BLOCKINESS if fine else CLEAN_BLOCKINESS):
                     found = "no JPEG blocks found" if blockiness is not None else "too small to find JPEG blocks in"
-                    found = f"JPEG quality {report.quality}, no blocks of an earlier one found" if fine else found
+                    found = "too fine to improve, no blocks of an earlier JPEG found" if fine else found
                     report.note = f"{found}: left as it is; --force decides otherwise"
         elif self.task == "demosaic":
             _check_zeros(picture.pixels, pattern)

@@ -213,7 +213,7 @@ def test_nothing_needed_passes_a_jpeg_on_byte_for_byte(tmp_path):
     report = FileRestorer("dejpeg")(source, tmp_path / "out.jpg")
     assert (report.status, report.quality, report.model) == ("unchanged", 98, None)
     assert report.note is not None
-    assert report.note.startswith("JPEG quality 98, no blocks of an earlier one found: left as it is")
+    assert report.note.startswith("too fine to improve, no blocks of an earlier JPEG found: left as it is")
     assert (tmp_path / "out.jpg").read_bytes() == source.read_bytes()
     stream = io.BytesIO()
     FileRestorer("dejpeg")(source.read_bytes(), stream)
