@@ -134,7 +134,6 @@ TASKS: dict[str, Task] = {
 
 _PAPER = ModelConfig()
 _HALF = replace(_PAPER, scale=2, activation="relu")
-
 _QUARTER = replace(_HALF, features=128, blocks=6, outer_blocks=3)
 
 VARIANTS: dict[str, ModelConfig] = {

@@ -191,8 +191,8 @@ def jpeg_blockiness(pixels: np.ndarray) -> float | None:
     pixels: (H, W) or (H, W, C) float in [0, 1]. The grid may lie anywhere. Of the cross differences |a - b - c + d| of
     neighbours, the mean root is taken for each of the 8 rows and 8 columns of a grid; the result is by what share the
     highest is above the mean of the other 7, for rows or columns, whichever is less. Measured: on images that were
-    never compressed (Kodak24, McMaster18, LIVE1, Set12) 0.038 at most, median 0.005; the same after quality 80 and
-    below 0.087 at least, median 0.16 and more (BSD68, whose originals are JPEGs: median 0.06). An image enlarged 2 or 4
+    never compressed (Kodak24, McMaster18, LIVE1, Set12) 0.038 at most, median 0.004; the same after quality 80 and
+    below 0.089 at least, median 0.25 and more (BSD68, whose originals are JPEGs: median 0.05). An image enlarged 2 or 4
     times has such steps too, but also 4 pixels further: the one there counts where it is above that mean. Large images
     are judged by their middle.
     """

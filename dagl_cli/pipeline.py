@@ -116,7 +116,8 @@ class Restorer:
         """Restore one image, tile by tile.
 
         x: (C, H, W) float32 on the CPU, range [0, 1], C as the model's. For demosaicing x is (1, H, W), the
-        sensor's mosaic, or (3, H, W), of which the samples that `pattern` measures are used.
+        sensor's mosaic, or (3, H, W), of which the samples that `pattern` measures are used; DaglError if the zeros
+        there are those of another pattern.
         sigma: noise level on the 0-255 scale; only and always for models with a noise map.
         Returns (C_out, H, W) float32, clipped to [0, 1]. Out of memory, the tiles shrink, then the CPU takes over,
         for this and all later images.
@@ -133,6 +134,10 @@ class Restorer:
         if pattern not in BAYER_PATTERNS:
             raise UsageError(f"--pattern {pattern} is unknown: choose one of {', '.join(BAYER_PATTERNS)}")
         mosaic = bayer_mosaic(x.expand(3, -1, -1)[None], pattern)[0]
+        if x.shape[0] == 3 and not torch.equal(mosaic, x):  # a whole picture, or masked by another pattern
+            for other in BAYER_PATTERNS:
+                if torch.equal(bayer_mosaic(x[None], other)[0], x):
+                    raise DaglError(f"--pattern {pattern} is not this mosaic's: its zeros say --pattern {other}")
         if not self.options.ensemble:
             return self._demosaic(mosaic, pattern, progress)
         total = torch.zeros_like(mosaic)
@@ -469,14 +474,9 @@ class FileRestorer:
         elif self.task == "dejpeg":
             report.quality = estimate_jpeg_quality(picture.jpeg_tables)
             fine = report.quality is not None and report.quality >= CLEAN_QUALITY[restorer.config.channels]
-            if not self.force and (fine or report.quality is None):
-                blockiness = jpeg_blockiness(picture.pixels)
-                if blockiness is None or blockiness < (EARLIER_BLOCKINESS if fine else CLEAN_BLOCKINESS):
-                    found = "no JPEG blocks found" if blockiness is not None else "too small to find JPEG blocks in"
-                    found = "too fine to improve, no blocks of an earlier JPEG found" if fine else found
-                    report.note = f"{found}: left as it is; --force decides otherwise"
-        elif self.task == "demosaic":
-            _check_zeros(picture.pixels, pattern)
+            looks = not self.force and (fine or report.quality is None)  # any other JPEG is restored
+            if looks and (why := _without_blocks(picture.pixels, fine)):
+                report.note = f"{why}: left as it is; --force decides otherwise"
         if report.note:
             report.status = "unchanged"
             return report, picture.pixels
@@ -486,15 +486,14 @@ class FileRestorer:
         return report, restored.permute(1, 2, 0).numpy()
 
 
-def _check_zeros(pixels: np.ndarray, pattern: str) -> None:
-    """The zeros of a mosaic in three channels, (H, W, 3), tell its pattern: raises DaglError if it is another one."""
-    if pixels.shape[2] != 3 or not pixels.any():
-        return
-    height, width, _ = pixels.shape
-    masks = {name: bayer_masks(height, width, name).permute(1, 2, 0).numpy() for name in BAYER_PATTERNS}
-    fitting = [name for name, mask in masks.items() if not pixels[mask == 0].any()]
-    if fitting and pattern not in fitting:
-        raise DaglError(f"--pattern {pattern} is not this mosaic's: its zeros say --pattern {fitting[0]}")
+def _without_blocks(pixels: np.ndarray, fine: bool) -> str | None:
+    """Why JPEG artifacts are not to be looked for; None: blocks are seen. fine: a JPEG of `CLEAN_QUALITY`."""
+    blockiness = jpeg_blockiness(pixels)
+    if blockiness is not None and blockiness >= (EARLIER_BLOCKINESS if fine else CLEAN_BLOCKINESS):
+        return None
+    if fine:
+        return "too fine to improve, no blocks of an earlier JPEG found"
+    return "no JPEG blocks found" if blockiness is not None else "too small to find JPEG blocks in"
 
 
 def _make_folder(folder: Path) -> None:

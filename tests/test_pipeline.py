@@ -199,6 +199,8 @@ def test_the_zeros_of_a_mosaic_tell_its_pattern(tmp_path):
     with pytest.raises(DaglError, match="--pattern RGGB is not this mosaic's: its zeros say --pattern GRBG"):
         FileRestorer("demosaic")(source, tmp_path / "out.png")
     assert FileRestorer("demosaic", pattern="GRBG")(source, tmp_path / "out.png").status == "restored"
+    with pytest.raises(DaglError, match="its zeros say --pattern GRBG"):
+        restore(mosaic, "demosaic", pattern="BGGR")
     full = write(tmp_path / "full.png", pixels)  # has no zeros: its samples are taken
     assert FileRestorer("demosaic")(full, tmp_path / "full-out.png").status == "restored"
 
