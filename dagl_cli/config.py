@@ -141,11 +141,13 @@ VARIANTS: dict[str, ModelConfig] = {
     "fast": replace(_QUARTER, stages=1, heads=1, embedding=64),
     "lite": replace(_HALF, blocks=12, stages=1, heads=1, key_stride=2, embedding=64),
     "unet": replace(_QUARTER, stages=0, heads=0),
+    "unet-deep": replace(_QUARTER, stages=0, heads=0, blocks=12),
     "trunk": replace(_HALF, blocks=12, stages=0, heads=0),
 }
 """Named shapes. `paper` is DAGL as released; `lite` is DAGL at half resolution with one head; `fast` has half of its
 blocks, and its head, at a quarter of the resolution and twice as wide. `unet` and `trunk` are the residual networks of
-`fast` and `lite` without a graph (so they are not DAGL, and are never called so)."""
+`fast` and `lite` without a graph (so they are not DAGL, and are never called so); `unet-deep` has twice the blocks at a
+quarter of the resolution."""
 
 
 def model_config(variant: str, task: str, channels: int) -> ModelConfig:

@@ -115,8 +115,8 @@ def camera_noise_levels(batch: int, generator: torch.Generator | None = None) ->
     return log_shot.exp(), log_read.exp()
 
 
-def estimate_sigma(pixels: np.ndarray) -> float:
-    """The level of white noise in an image, on the 0-255 scale; 0.0 for images with a side under 8 pixels.
+def estimate_sigma(pixels: np.ndarray) -> float | None:
+    """The level of white noise in an image, on the 0-255 scale; None for images with a side under 8 pixels.
 
     pixels: (H, W) or (H, W, C) float in [0, 1], clipped or not; channels are averaged.
 
@@ -127,13 +127,14 @@ def estimate_sigma(pixels: np.ndarray) -> float:
     2nd of BSD68 (gray): 0.5 and 0.5 at sigma 5 (medians 0.2 and 0.1: a few images are texture all over), 0.4 and 0.5
     at 10, 0.4 and 0.5 at 25, 0.7 and 0.7 at 50 (clipped to 8 bit: 1.6 and 1.8, mostly too low); 1.7 and 1.1 on the
     clean images (`tests/quality.py estimate` measures whole sets). Film grain and fine texture count as noise;
-    correlated noise (cameras, JPEG) is underestimated. Drawings, in which most blocks are perfectly even, have none.
+    correlated noise (cameras, JPEG) is underestimated. Blocks that are perfectly even tell nothing (bars, burnt-out
+    skies); drawings, pages and screenshots, where the others are even in places too, have none.
     """
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     height, width, channels = pixels.shape
     side = min(32, height, width)
     if side < 8:
-        return 0.0
+        return None
     spacing = max(side // 2, math.ceil(math.sqrt(height * width / 1024)))
     blocks = np.stack(
         [
@@ -148,9 +149,13 @@ def estimate_sigma(pixels: np.ndarray) -> float:
 
 def _block_sigma(blocks: np.ndarray) -> float:
     """The noise level of (N, side, side) blocks, on their own scale."""
-    roughness = (np.diff(blocks, axis=1) ** 2).mean((1, 2)) + (np.diff(blocks, axis=2) ** 2).mean((1, 2))
-    if (roughness == 0).mean() > 0.5:
+    windows = np.lib.stride_tricks.sliding_window_view(blocks, (3, 3), axis=(1, 2))
+    even = (windows.max((-2, -1)) == windows.min((-2, -1))).mean((1, 2))
+    blocks, even = blocks[even < 1], even[even < 1]
+    # noise leaves next to no 3x3 pixels equal, not even where it was clipped
+    if not len(blocks) or np.median(even) > 0.1:
         return 0.0
+    roughness = (np.diff(blocks, axis=1) ** 2).mean((1, 2)) + (np.diff(blocks, axis=2) ** 2).mean((1, 2))
     clipped = ((blocks < 1.5 / 255) | (blocks > 253.5 / 255)).mean((1, 2))
     usable = clipped <= max(0.02, np.quantile(clipped, 0.1))
     flattest = blocks[usable][np.argsort(roughness[usable])]

@@ -245,7 +245,7 @@ def _load(source: Path | str | bytes) -> tuple[str, bytes]:
 
 def _format(head: bytes) -> str:
     if not head:
-        raise ImageError("it is empty (0 bytes)")
+        raise ImageError("it is empty (0 bytes): get an intact copy of it")
     found = "WEBP" if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else None
     for signature, format in _SIGNATURES.items():
         if head.startswith(signature):
@@ -253,7 +253,7 @@ def _format(head: bytes) -> str:
     if found == "GIF":
         raise ImageError("GIF is not supported: convert it to PNG")
     if not found:
-        raise ImageError("it is not a PNG, JPEG, TIFF, BMP or WebP image")
+        raise ImageError("it is not a PNG, JPEG, TIFF, BMP or WebP image: convert it to one")
     return found
 
 

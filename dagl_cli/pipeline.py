@@ -127,7 +127,8 @@ class Restorer:
         if self.config.task != "demosaic":
             if x.shape[0] != self.config.channels:
                 kind = {1: "gray", 3: "colour"}[self.config.channels]
-                raise DaglError(f"{self.name} is a model for {kind} images, this one has {x.shape[0]} channel(s)")
+                found = f"{self.name} is a model for {kind} images, this one has {x.shape[0]} channel(s)"
+                raise DaglError(f"{found}: choose another --model")
             run = tiling.ensemble_x8(self._network(sigma)) if self.options.ensemble else self._network(sigma)
             restored = self._tiled(run, x, progress)
             return (x.lerp(restored, self.options.strength) if self.options.strength < 1 else restored).clamp_(0, 1)
@@ -155,7 +156,7 @@ class Restorer:
         height, width = mosaic.shape[-2:]
         left, top = pattern in ("RGGB", "GBRG"), pattern in ("BGGR", "GBRG")
         if height < 2 or width < 2:
-            raise DaglError(f"a mosaic of {width}x{height} pixels does not hold a whole Bayer cell")
+            raise DaglError(f"a mosaic of {width}x{height} pixels does not hold a whole Bayer cell: give 2x2 or more")
         sides = (int(left), (width + left) % 2, int(top), (height + top) % 2)  # mirroring keeps the colours' places
         padded = F.pad(mosaic[None], sides, mode="reflect")[0]
         restored = self._tiled(self._network(None), padded, progress).clamp_(0, 1)
@@ -299,14 +300,18 @@ def restore(
     pixels = _to_tensor(image)
     if sigma is not None:
         check_sigma(sigma)
+    channels = len(pixels)
+    if task != "demosaic" and _is_gray(pixels.permute(1, 2, 0).numpy()):
+        pixels = pixels[:1]
     if isinstance(model, Restorer):
         restorer = model
         _check_task(restorer.config.task, task, restorer.name)
     else:
         restorer = load_model(task, pixels.shape[0], model=model, options=options)
     if sigma is None and restorer.config.noise_map:
-        sigma = min(estimate_sigma(pixels.permute(1, 2, 0).numpy()), HIGHEST_SIGMA)
+        sigma = min(estimate_sigma(pixels.permute(1, 2, 0).numpy()) or 0.0, HIGHEST_SIGMA)
     restored = _run(restorer, pixels, sigma, pattern, None)
+    restored = restored.expand(max(channels, len(restored)), -1, -1)
 
     if isinstance(image, Tensor):
         return restored.to(image.device, image.dtype)
@@ -346,11 +351,18 @@ def check_sigma(sigma: float) -> None:
 
 def _check_task(made_for: str, task: str, name: str) -> None:
     if made_for != task and (made_for, task) != ("denoise", "real"):
-        raise UsageError(f"--model {name}: made for {made_for}, not for {task}")
+        raise UsageError(f"--model {name}: made for {made_for}, not for {task}: see `dagl weights list`")
+
+
+def _is_gray(pixels: np.ndarray) -> bool:
+    """Whether (H, W, C) holds one channel, or three that are equal: then a gray model restores it best."""
+    return all(np.array_equal(pixels[..., 0], pixels[..., channel]) for channel in range(1, pixels.shape[-1]))
 
 
 def _run(restorer: Restorer, pixels: Tensor, sigma: float | None, pattern: str, progress: Progress | None) -> Tensor:
     """Fit the image's channels to the model's: gray runs through a colour model as three equal channels."""
+    if sigma == 0 and restorer.config.noise_map:
+        return pixels.clone()
     if restorer.config.task != "demosaic" and pixels.shape[0] < restorer.config.channels:
         return restorer(pixels.expand(3, -1, -1).contiguous(), sigma, pattern, progress).mean(0, keepdim=True)
     return restorer(pixels, sigma, pattern, progress)
@@ -431,6 +443,9 @@ class FileRestorer:
         picture, negative = self._read(source, name)
         if self.task == "demosaic" and picture.orientation != 1:
             raise DaglError(f"a mosaic with EXIF orientation {picture.orientation} is turned: save it without that tag")
+        channels = picture.pixels.shape[-1]
+        if self.task != "demosaic" and _is_gray(picture.pixels):
+            picture = replace(picture, pixels=picture.pixels[..., :1])
         restorer = self.restorer(picture.pixels.shape[-1])
         if isinstance(target, Path):
             _make_folder(target.parent)
@@ -444,6 +459,8 @@ class FileRestorer:
             if not is_out_of_memory(error):
                 raise
             raise DaglError("out of memory: close other programs, or make the image smaller") from None
+        if restored.shape[-1] < channels:
+            restored = restored.repeat(channels, -1)
         result: images.Image | bytes = replace(picture, pixels=restored)
         same_format = not isinstance(target, Path) or images.SUFFIXES[target.suffix.lower()] == picture.format
         again = isinstance(source, bytes) or source.is_file()  # a pipe cannot be read twice
@@ -465,22 +482,30 @@ class FileRestorer:
     def _restore(
         self, restorer: Restorer, picture: images.Image, pattern: str, progress: Progress | None
     ) -> tuple[Report, np.ndarray]:
-        report, sigma = Report("restored"), self.sigma
-        if restorer.config.noise_map and sigma is None:
+        report, sigma, nothing = Report("restored"), self.sigma, None
+        if restorer.config.noise_map and sigma == 0:
+            nothing = "no noise to remove: left as it is"
+        elif restorer.config.noise_map and sigma is None:
             report.sigma = estimate_sigma(picture.pixels)
-            sigma = min(report.sigma, HIGHEST_SIGMA)
-            if report.sigma < CLEAN_SIGMA:
-                report.note = "no noise found: left as it is; --sigma decides otherwise"
+            if report.sigma is None:
+                nothing = "too small to find noise in: left as it is; --sigma decides otherwise"
+            elif report.sigma < CLEAN_SIGMA:
+                nothing = "no noise found: left as it is; --sigma decides otherwise"
+            elif report.sigma > HIGHEST_SIGMA:
+                report.note = f"more than the model was made for: restored with --sigma {HIGHEST_SIGMA:g}"
+            sigma = min(report.sigma or 0.0, HIGHEST_SIGMA)
         elif self.task == "dejpeg":
             report.quality = estimate_jpeg_quality(picture.jpeg_tables)
             fine = report.quality is not None and report.quality >= CLEAN_QUALITY[restorer.config.channels]
             looks = not self.force and (fine or report.quality is None)  # any other JPEG is restored
             if looks and (why := _without_blocks(picture.pixels, fine)):
-                report.note = f"{why}: left as it is; --force decides otherwise"
-        if report.note:
-            report.status = "unchanged"
+                nothing = f"{why}: left as it is; --force decides otherwise"
+        if nothing:
+            report.status, report.note = "unchanged", nothing
             return report, picture.pixels
         report.model = restorer.name
+        if self.task == "demosaic" and (picture.pixels > 0).sum(-1, dtype=np.uint8).max() > 1:
+            report.note = f"a whole picture, not a mosaic: of each pixel only the sample of {pattern} was used"
         pixels = torch.from_numpy(picture.pixels).permute(2, 0, 1)
         restored = _run(restorer, pixels, sigma, pattern, progress)
         return report, restored.permute(1, 2, 0).numpy()

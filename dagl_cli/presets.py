@@ -175,6 +175,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "fast": dict(variant="fast", batch=2, crop=128, lr=1e-3),
     "lite": dict(variant="lite", batch=8, lr=1e-3),
     "unet": dict(variant="unet", batch=8, lr=1e-3),
+    "unet-deep": dict(variant="unet-deep", batch=4, crop=128, lr=7e-4),
     "trunk": dict(variant="trunk", batch=8, lr=1e-3),
     "release": _RELEASE,
     **{f"table5:{name}": _TABLES | {"model": {"noise_map": False} | change} for name, change in _TABLE5.items()},
@@ -183,9 +184,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         for case, (heads, stages) in _TABLE6.items()
     },
 }
-"""Name -> settings. `paper`: DAGL as released, 4 heads x 3 stages; `fast`, `lite`, `unet`, `trunk`: the variants;
-`release`: trained as the authors did, per task; `table5:NAME`, `table6:CASE`: the cases of the paper's ablations, named
-as there."""
+"""Name -> settings. `paper`: DAGL as released, 4 heads x 3 stages; `fast`, `lite`, `unet`, `unet-deep`, `trunk`: the
+variants; `release`: trained as the authors did, per task; `table5:NAME`, `table6:CASE`: the cases of the paper's
+ablations, named as there."""
 
 
 def resolve(

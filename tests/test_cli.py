@@ -285,7 +285,7 @@ def test_pipes():
 
 
 def test_json():
-    picture("in/a.png")
+    picture("in/a.png", size=(8, 8))
     picture("in/b.png")
     Path("in/c.png").write_text("hello")
     picture("out/b.png")
@@ -299,7 +299,7 @@ def test_json():
         "message": "no noise found: left as it is; --sigma decides otherwise",
     }  # fmt: skip
     assert (b["status"], c["status"]) == ("skipped", "failed")
-    assert c["message"] == "cannot read in/c.png: it is not a PNG, JPEG, TIFF, BMP or WebP image"
+    assert c["message"] == "cannot read in/c.png: it is not a PNG, JPEG, TIFF, BMP or WebP image: convert it to one"
     assert "Error: cannot read in/c.png" in stderr
     report = json.loads(dagl("denoise", "in/a.png", "--sigma", 5, "--json", "-q")[0])
     assert report["counts"] == {"restored": 1}
@@ -321,7 +321,7 @@ def test_quiet():
     picture("in/a.png")
     Path("in/b.png").touch()
     _, stderr = dagl("dejpeg", "in", "--quiet", code=3)
-    assert stderr == "Error: cannot read in/b.png: it is empty (0 bytes)\n"
+    assert stderr == "Error: cannot read in/b.png: it is empty (0 bytes): get an intact copy of it\n"
 
 
 def test_dry_run_does_nothing(monkeypatch):
@@ -409,7 +409,7 @@ def test_more_usage():
 
 def test_weights_that_are_not_there():
     picture("in/a.png")
-    PIL.Image.new("RGB", (8, 8)).save("in/b.png")
+    PIL.Image.new("RGB", (8, 8), (200, 10, 10)).save("in/b.png")
     assert "--model nothing: no such file or bundled model" in refused("dejpeg", "in", "--model", "nothing", code=4)
     Path("text.pt").write_text("hello")
     torch.save({"a": torch.ones(2)}, "model.pt")
@@ -500,9 +500,10 @@ def test_a_format_that_cannot_hold_the_result():
 
 def test_a_model_for_other_images_costs_only_those():
     picture("in/a.png")
-    PIL.Image.new("RGB", (8, 8)).save("in/b.png")
+    PIL.Image.new("RGB", (8, 8), (200, 10, 10)).save("in/b.png")
     _, stderr = dagl("dejpeg", "in", "--model", "dejpeg-gray", code=3)
-    assert "Error: in/b.png: dejpeg-gray is a model for gray images, this one has 3 channel(s)\n" in stderr
+    said = "dejpeg-gray is a model for gray images, this one has 3 channel(s): choose another --model"
+    assert f"Error: in/b.png: {said}\n" in stderr
     assert value("in_dejpeg/a.png") == 110
 
 

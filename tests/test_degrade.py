@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import shared
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from dagl_cli import degrade
 from dagl_cli.degrade import (
@@ -172,13 +172,31 @@ def test_estimate_sigma_of_noise_on_a_slope(shape: tuple[int, ...], sigma: int):
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (1, 500, 1), (7, 7), (8, 8, 3)])
 def test_estimate_sigma_takes_any_size(shape: tuple[int, ...]):
-    assert estimate_sigma(np.full(shape, 0.5, np.float32)) == 0.0
+    assert estimate_sigma(np.full(shape, 0.5, np.float32)) == (0.0 if min(shape[:2]) >= 8 else None)
 
 
 def test_estimate_sigma_sees_no_noise_in_a_drawing():
     page = np.ones((300, 400), np.float32)
     page[40:60, 30:350:3] = page[100:200, 50:52] = 0
     assert estimate_sigma(page) == 0.0
+
+
+@pytest.mark.parametrize("pitch", [12, 20])
+def test_estimate_sigma_tells_a_page_from_noise_on_a_page(pitch: int):
+    page = Image.new("L", (400, 400), 255)
+    for row in range(4, 390, pitch):
+        ImageDraw.Draw(page).text((4, row), "Rest: the quick brown fox jumps over the lazy dog, twice; 0123456789")
+    clean = np.asarray(page, np.float32) / 255
+    assert estimate_sigma(clean) == 0.0
+    noisy = (clean + np.random.default_rng(0).normal(0, 5 / 255, clean.shape)).clip(0, 1)
+    assert estimate_sigma(np.rint(noisy * 255).astype(np.float32) / 255) > 2
+
+
+@pytest.mark.parametrize("bars", [0.3, 0.7])
+def test_estimate_sigma_looks_past_even_bars(bars: float):
+    noisy = 0.5 + np.random.default_rng(0).normal(0, 20 / 255, (300, 400)).astype(np.float32)
+    noisy[:, : round(400 * bars)] = 0
+    assert estimate_sigma(noisy) == pytest.approx(20, rel=0.1)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])

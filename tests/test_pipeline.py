@@ -198,11 +198,16 @@ def test_the_zeros_of_a_mosaic_tell_its_pattern(tmp_path):
     source = write(tmp_path / "mosaic.png", mosaic)
     with pytest.raises(DaglError, match="--pattern RGGB is not this mosaic's: its zeros say --pattern GRBG"):
         FileRestorer("demosaic")(source, tmp_path / "out.png")
-    assert FileRestorer("demosaic", pattern="GRBG")(source, tmp_path / "out.png").status == "restored"
+    report = FileRestorer("demosaic", pattern="GRBG")(source, tmp_path / "out.png")
+    assert (report.status, report.note) == ("restored", None)
     with pytest.raises(DaglError, match="its zeros say --pattern GRBG"):
         restore(mosaic, "demosaic", pattern="BGGR")
     full = write(tmp_path / "full.png", pixels)  # has no zeros: its samples are taken
-    assert FileRestorer("demosaic")(full, tmp_path / "full-out.png").status == "restored"
+    report = FileRestorer("demosaic")(full, tmp_path / "full-out.png")
+    assert (report.status, report.note) == (
+        "restored",
+        "a whole picture, not a mosaic: of each pixel only the sample of RGGB was used",
+    )
 
 
 def test_nothing_needed_passes_a_jpeg_on_byte_for_byte(tmp_path):
@@ -280,8 +285,37 @@ def test_an_estimate_beyond_the_range_is_clipped_to_it(tmp_path, monkeypatch):
     monkeypatch.setattr(DAGL, "forward", lambda self, x, sigma=None: (seen.append(sigma), x)[1])
     report = FileRestorer("denoise")(write(tmp_path / "in.png", noise(16, 16, 1)), tmp_path / "out.png")
     restore(noise(16, 16, 1), "denoise")
-    assert report.sigma == 90
+    assert (report.sigma, report.note) == (90, "more than the model was made for: restored with --sigma 75")
     assert seen == [75, 75]
+
+
+@pytest.mark.parametrize(("task", "model"), [("denoise", "denoise-gray"), ("dejpeg", "dejpeg-gray")])
+def test_a_gray_picture_stored_as_rgb_is_restored_as_gray(tmp_path, task, model):
+    gray = noise(40, 48, 1)
+    rgb = gray.repeat(3, -1)
+    made = FileRestorer(task, sigma=25 if task == "denoise" else None, force=True)
+    for name, pixels in (("gray", gray), ("rgb", rgb)):
+        report = made(write(tmp_path / f"{name}.png", pixels), tmp_path / f"{name}-out.png")
+        assert (report.status, report.model) == ("restored", model)
+    expected = image.read(tmp_path / "gray-out.png").pixels
+    assert np.array_equal(image.read(tmp_path / "rgb-out.png").pixels, expected.repeat(3, -1))
+    level = {"sigma": 25} if task == "denoise" else {}
+    assert np.array_equal(restore(rgb, task, **level), restore(gray, task, **level).repeat(3, -1))
+    named = FileRestorer(task, model=model, sigma=made.sigma, force=True)
+    assert named(tmp_path / "rgb.png", tmp_path / "again.png").model == model
+
+
+def test_without_noise_there_is_nothing_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(DAGL, "forward", lambda *_, **__: pytest.fail("changed for nothing"))
+    source = write(tmp_path / "in.png", noise(16, 16, 3))
+    report = FileRestorer("denoise", sigma=0)(source, tmp_path / "out.png")
+    assert (report.status, report.note) == ("unchanged", "no noise to remove: left as it is")
+    assert (tmp_path / "out.png").read_bytes() == source.read_bytes()
+    pixels = noise(16, 16, 3)
+    assert np.array_equal(restore(pixels, "denoise", sigma=0), pixels)
+    report = FileRestorer("denoise")(write(tmp_path / "thin.png", noise(4, 300, 1)), tmp_path / "thin-out.png")
+    assert (report.status, report.sigma) == ("unchanged", None)
+    assert report.note == "too small to find noise in: left as it is; --sigma decides otherwise"
 
 
 def test_a_target_that_cannot_be_written_is_refused_before_the_work(tmp_path, monkeypatch):
