@@ -112,7 +112,8 @@ METHODS: dict[str, Method] = {
 
 def _sigma(x: Tensor, level: float | None) -> float:
     """The noise level on the scale of the pixels; estimated where it is not known."""
-    return (estimate_sigma(x.permute(1, 2, 0).numpy()) if level is None else level) / 255
+    found = estimate_sigma(x.permute(1, 2, 0).numpy()) if level is None else level
+    return (found or 0.0) / 255
 
 
 def _to_tensor(pixels: np.ndarray) -> Tensor:
