@@ -149,13 +149,15 @@ def estimate_sigma(pixels: np.ndarray) -> float | None:
 
 def _block_sigma(blocks: np.ndarray) -> float:
     """The noise level of (N, side, side) blocks, on their own scale."""
-    windows = np.lib.stride_tricks.sliding_window_view(blocks, (3, 3), axis=(1, 2))
-    even = (windows.max((-2, -1)) == windows.min((-2, -1))).mean((1, 2))
-    blocks, even = blocks[even < 1], even[even < 1]
-    # noise leaves next to no 3x3 pixels equal, not even where it was clipped
+    down, right = np.diff(blocks, axis=1), np.diff(blocks, axis=2)
+    roughness = (down**2).mean((1, 2)) + (right**2).mean((1, 2))
+    columns = (down[:, :-1] == 0) & (down[:, 1:] == 0)  # where 3 pixels below each other are equal
+    rows = (right[..., :-1] == 0) & (right[..., 1:] == 0)
+    # where 3x3 pixels are equal: noise leaves next to none, not even where it was clipped
+    even = (columns[..., :-2] & columns[..., 1:-1] & columns[..., 2:] & rows[:, :-2]).mean((1, 2))
+    blocks, roughness, even = (x[even < 1] for x in (blocks, roughness, even))
     if not len(blocks) or np.median(even) > 0.1:
         return 0.0
-    roughness = (np.diff(blocks, axis=1) ** 2).mean((1, 2)) + (np.diff(blocks, axis=2) ** 2).mean((1, 2))
     clipped = ((blocks < 1.5 / 255) | (blocks > 253.5 / 255)).mean((1, 2))
     usable = clipped <= max(0.02, np.quantile(clipped, 0.1))
     flattest = blocks[usable][np.argsort(roughness[usable])]

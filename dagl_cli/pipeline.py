@@ -311,7 +311,8 @@ def restore(
     if sigma is None and restorer.config.noise_map:
         sigma = min(estimate_sigma(pixels.permute(1, 2, 0).numpy()) or 0.0, HIGHEST_SIGMA)
     restored = _run(restorer, pixels, sigma, pattern, None)
-    restored = restored.expand(max(channels, len(restored)), -1, -1)
+    if len(restored) < channels:
+        restored = restored.repeat(channels, 1, 1)
 
     if isinstance(image, Tensor):
         return restored.to(image.device, image.dtype)
@@ -361,7 +362,7 @@ def _is_gray(pixels: np.ndarray) -> bool:
 
 def _run(restorer: Restorer, pixels: Tensor, sigma: float | None, pattern: str, progress: Progress | None) -> Tensor:
     """Fit the image's channels to the model's: gray runs through a colour model as three equal channels."""
-    if sigma == 0 and restorer.config.noise_map:
+    if sigma == 0 and restorer.config.noise_map:  # there is nothing to remove; the network would still change a little
         return pixels.clone()
     if restorer.config.task != "demosaic" and pixels.shape[0] < restorer.config.channels:
         return restorer(pixels.expand(3, -1, -1).contiguous(), sigma, pattern, progress).mean(0, keepdim=True)
@@ -483,9 +484,9 @@ class FileRestorer:
         self, restorer: Restorer, picture: images.Image, pattern: str, progress: Progress | None
     ) -> tuple[Report, np.ndarray]:
         report, sigma, nothing = Report("restored"), self.sigma, None
-        if restorer.config.noise_map and sigma == 0:
+        if sigma == 0 and restorer.config.noise_map:
             nothing = "no noise to remove: left as it is"
-        elif restorer.config.noise_map and sigma is None:
+        elif sigma is None and restorer.config.noise_map:
             report.sigma = estimate_sigma(picture.pixels)
             if report.sigma is None:
                 nothing = "too small to find noise in: left as it is; --sigma decides otherwise"

@@ -2,7 +2,7 @@
 
     sigma       denoise when the noise level is given too low, right, too high, or estimated; 8- and 16-bit files
     flat        denoise on constant patches and a slow ramp: what noise and which steps are left
-    zero        denoise --sigma 0 on clean images: what changes
+    zero        the network of denoise at sigma 0 on clean images: what it would change (the command changes nothing)
     estimate    the error of the estimated noise level
     tiles       PSNR and time against the tile size, the whole image, and the paper's chop
     attention   what the graph looks like on trained weights, and what bfloat16 costs in it

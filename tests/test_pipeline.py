@@ -301,6 +301,9 @@ def test_a_gray_picture_stored_as_rgb_is_restored_as_gray(tmp_path, task, model)
     assert np.array_equal(image.read(tmp_path / "rgb-out.png").pixels, expected.repeat(3, -1))
     level = {"sigma": 25} if task == "denoise" else {}
     assert np.array_equal(restore(rgb, task, **level), restore(gray, task, **level).repeat(3, -1))
+    tensor = restore(torch.from_numpy(rgb).permute(2, 0, 1) / 255, task, **level)
+    tensor[0] = 0  # each channel has its own memory
+    assert tensor[1].any()
     named = FileRestorer(task, model=model, sigma=made.sigma, force=True)
     assert named(tmp_path / "rgb.png", tmp_path / "again.png").model == model
 
