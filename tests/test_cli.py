@@ -402,9 +402,29 @@ def test_more_usage():
     assert "--pattern XXXX is unknown: choose one of RGGB" in refused("demosaic", "--pattern", "XXXX", "in.png")
     assert "Missing argument" in refused("dejpeg")
     assert "made for demosaic, not for dejpeg" in refused("dejpeg", "--model", "demosaic-color", "in.png")
-    stdout, stderr = dagl("dejpeg", "--sigma", 5, "in.png", code=2)
-    assert stdout == b""
-    assert "--sigma" in stderr
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("--foo", "No such option: --foo (see "),
+        ("denois in.png", "No such command 'denois'"),
+        ("dejpeg --sigma 5 in.png", "No such option: --sigma"),
+        ("denoise in.png --sigma", "Option '--sigma' requires an argument"),
+        ("denoise --sigm 5 in.png", "--sigma"),
+        ("weights lst", "No such command 'lst'"),
+        ("weights list in.png", "in.png"),
+    ],
+)
+def test_a_mistyped_command_line_is_one_line(line, said):
+    picture("in.png")
+    assert said in refused(*line.split())
+
+
+def test_no_arguments_print_the_help():
+    stdout, stderr = dagl(code=2)
+    assert "demosaic" in stdout.decode() + stderr
+    stdout, stderr = dagl("weights", code=2)
+    assert "manifest" in stdout.decode() + stderr
 
 
 def test_weights_that_are_not_there():
@@ -505,6 +525,14 @@ def test_a_model_for_other_images_costs_only_those():
     said = "dejpeg-gray is a model for gray images, this one has 3 channel(s): choose another --model"
     assert f"Error: in/b.png: {said}\n" in stderr
     assert value("in_dejpeg/a.png") == 110
+
+
+def test_a_colour_model_for_a_gray_picture_says_what_it_leaves():
+    picture("in.png")
+    _, stderr = dagl("denoise", "--sigma", 5, "--model", "denoise-color", "in.png")
+    assert "a model for colour leaves much of a gray picture's noise" in stderr
+    _, stderr = dagl("denoise", "--sigma", 5, "in.png", "--overwrite")
+    assert "leaves" not in stderr
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")

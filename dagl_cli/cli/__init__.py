@@ -6,7 +6,8 @@ import ctypes
 import os
 import signal
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any
 
 import typer
@@ -30,22 +31,39 @@ def say(line: str, style: str = "") -> None:
     errors.print(plain(line), style=style or None, markup=False, soft_wrap=True)
 
 
+CommandLineError = typer.BadParameter.__bases__[0]
+"""An unknown flag or command, a missing or wrong value; Typer has it and does not export it."""
+
+
+@contextmanager
+def _mistyped() -> Iterator[None]:
+    """One line for a command line that cannot be understood, in place of Typer's box."""
+    try:
+        yield
+    except CommandLineError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # it prints the help
+            raise
+        message, context = error.format_message().rstrip("."), error.ctx
+        say(f"Error: {message} (see {context.command_path if context else 'dagl'} --help)", "red")
+        raise typer.Exit(2) from None
+
+
 class ErrorBoundary(TyperGroup):
     """Turns expected errors into one line and their exit code."""
 
+    def make_context(self, *arguments: Any, **more: Any) -> Any:
+        with _mistyped():
+            return super().make_context(*arguments, **more)
+
     def invoke(self, ctx: Any) -> Any:
         try:
-            result = super().invoke(ctx)
+            with _mistyped():
+                result = super().invoke(ctx)
             sys.stdout.flush()
             return result
         except DaglError as error:
             say(f"Error: {error}", "red")
             raise typer.Exit(error.exit_code) from None
-        except typer.BadParameter as error:
-            say(
-                f"Error: {error.format_message()} (see {error.ctx.command_path if error.ctx else 'dagl'} --help)", "red"
-            )
-            raise typer.Exit(2) from None
         except KeyboardInterrupt:
             say("Interrupted: finished files are kept, running the command again does the rest.", "yellow")
             raise typer.Exit(130) from None
