@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +40,8 @@ class Photos:
     """SHA-256 over names and pixels."""
     left_out: dict[str, str] = field(default_factory=dict)
     """Name -> why a file is not used."""
+    copies: list[np.ndarray] = field(default_factory=list)
+    """Images at smaller sizes, to be trained on too."""
 
 
 def picture_hash(pixels: np.ndarray) -> int:
@@ -80,11 +82,13 @@ def split(paths: list[Path]) -> tuple[list[Path], list[Path]]:
 
 
 def load_photos(
-    folders: list[Path], channels: int, smallest: int, *, depth: int = 16, known: dict[str, str] | None = None
-) -> tuple[Photos, Photos]:
+    folders: list[Path], channels: int, smallest: int, *,
+    depth: int = 16, scales: Sequence[float] = (), known: dict[str, str] | None = None,
+) -> tuple[Photos, Photos]:  # fmt: skip
     """Every image below the folders, split into training and (up to `HELD_OUT`) validation photos.
 
     Images smaller than `smallest` pixels on a side and unreadable ones are left out. depth: 8 rounds 16-bit files.
+    scales: sizes at which each training photo is there once more, where it stays large enough.
     known: SHA-256 -> name of the images that must not be trained on; those of the test sets by default.
     Raises UsageError for test images, whatever file they are in, and when nothing is left.
     """
@@ -112,7 +116,7 @@ def load_photos(
         levels = np.rint(_to_channels(decoded.pixels, channels) * (65535 if wide else 255))
         return levels.astype(np.uint16 if wide else np.uint8)
 
-    def photos(paths: list[Path], most: int | None = None) -> Photos:
+    def photos(paths: list[Path], most: int | None = None, scales: Sequence[float] = ()) -> Photos:
         result, digest = Photos(), hashlib.sha256()
         with ThreadPoolExecutor(min(8, torch.get_num_threads())) as pool:
             for path, pixels in zip(paths, pool.map(decode, paths)):
@@ -123,17 +127,19 @@ def load_photos(
                 digest.update(pixels.tobytes())
                 result.images.append(pixels)
                 result.names.append(path.name)
+                smaller = (_smaller(pixels, scale) for scale in scales)
+                result.copies += [copy for copy in smaller if min(copy.shape[:2]) >= smallest]
                 if len(result.images) == most:
                     break
             pool.shutdown(cancel_futures=True)
         result.fingerprint = digest.hexdigest()
         if len({pixels.dtype for pixels in result.images}) > 1:  # 255 * 257 = 65535
-            wide = [p if p.dtype == np.uint16 else p.astype(np.uint16) * np.uint16(257) for p in result.images]
-            result.images = wide
+            for images in (result.images, result.copies):
+                images[:] = [p if p.dtype == np.uint16 else p.astype(np.uint16) * np.uint16(257) for p in images]
         return result
 
     training, validation = split(paths)
-    found = photos(training)
+    found = photos(training, scales=scales)
     if not found.images:
         first = next(iter(found.left_out.items()), None)
         why = f" (of {len(found.left_out)} left out: {first[0]}, {first[1]})" if first else ""
@@ -147,6 +153,15 @@ def load_photos(
 def is_candidate(path: Path) -> bool:
     """By the same rule as everywhere: an image's suffix, not hidden."""
     return image.is_image_path(path) and not path.name.startswith(".") and path.is_file()
+
+
+def _smaller(levels: np.ndarray, scale: float) -> np.ndarray:
+    """(H, W, C) integers -> the same at `scale` of the size, by Lanczos."""
+    height, width, highest = *(round(n * scale) for n in levels.shape[:2]), np.iinfo(levels.dtype).max
+    planes = (PIL.Image.fromarray(plane.astype(np.float32)) for plane in levels.transpose(2, 0, 1))
+    size = (max(1, width), max(1, height))
+    resized = np.stack([plane.resize(size, PIL.Image.Resampling.LANCZOS) for plane in planes], -1)
+    return np.rint(resized).clip(0, highest).astype(levels.dtype)
 
 
 def _to_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
@@ -177,12 +192,13 @@ class Crops(Dataset[tuple[Tensor, ...]]):
         rows: slice = slice(None), sigma: float | None = None, device: torch.device | str = "cpu",
     ) -> None:  # fmt: skip
         self.task, self.size, self.batch, self.seed, self.rows, self.sigma = task, size, batch, seed, rows, sigma
-        shapes = np.array([pixels.shape[:2] for pixels in photos.images])
+        images = photos.images + photos.copies
+        shapes = np.array([pixels.shape[:2] for pixels in images])
         areas = shapes.prod(1)
         self.odds = np.cumsum(areas / areas.sum())
         self.heights, self.widths = shapes.T
         self.starts = np.cumsum(areas) - areas
-        flat = np.concatenate([pixels.reshape(-1, pixels.shape[-1]) for pixels in photos.images])
+        flat = np.concatenate([pixels.reshape(-1, pixels.shape[-1]) for pixels in images])
         self.highest = np.iinfo(flat.dtype).max
         # torch cannot gather uint16 everywhere: the same bits as int16
         self.store = torch.from_numpy(flat.view(np.int16) if flat.dtype == np.uint16 else flat).to(device)

@@ -53,6 +53,8 @@ class TrainConfig:
     """Crops that a process has in memory at once; their gradients add up to those of its share of the batch."""
     crop: int = 64
     """Side of the square crops in pixels."""
+    scales: list[float] = field(default_factory=list)
+    """Sizes at which the training photos are used once more, as 0.5 for half: more variety, finer detail."""
     loss: str = "psnr"
     """'psnr' (mean over the crops of ln MSE), 'mse' or 'l1'."""
     optimizer: str = "muon"
@@ -112,6 +114,9 @@ class TrainConfig:
             raise UsageError(f"--ema must be below 1, not {self.ema}")
         if self.sigma is not None and (self.task != "denoise" or self.sigma > 75):
             raise UsageError("--sigma is for --task denoise, 0-75")
+        for scale in self.scales:
+            if not (isinstance(scale, (int, float)) and 0 < scale < 1):
+                raise UsageError(f"--scales must be between 0 and 1, not {scale!r}")
         self.model_config()
 
     def model_config(self) -> ModelConfig:

@@ -101,7 +101,7 @@ def _train(
 
     # data
     depth = 8 if config.task == "dejpeg" else 16
-    training, held_out = load_photos(config.data, config.channels, config.crop + 8, depth=depth)
+    training, held_out = load_photos(config.data, config.channels, config.crop + 8, depth=depth, scales=config.scales)
     if state and state["data"] != training.fingerprint:
         raise UsageError("--data holds other images than the run that --resume continues")
     shape, device = config.model_config(), world.device
@@ -113,7 +113,8 @@ def _train(
         device="cpu" if beside else device,
     )  # fmt: skip
     count = len(training.images)
-    training.images.clear()  # the crops have a copy
+    training.images.clear()  # the crops hold all of it
+    training.copies.clear()
     pairs = validation_pairs(held_out, config.task, 25.0 if config.sigma is None else config.sigma)
 
     # model
@@ -331,7 +332,7 @@ def fits(photos: Photos, device: torch.device) -> bool:
     """Whether the photos leave at least half of the GPU's free memory to the training."""
     if device.type != "cuda":
         return True
-    return 2 * sum(pixels.nbytes for pixels in photos.images) <= torch.cuda.mem_get_info(device)[0]
+    return 2 * sum(pixels.nbytes for pixels in photos.images + photos.copies) <= torch.cuda.mem_get_info(device)[0]
 
 
 def faster_precision(config: TrainConfig, device: torch.device) -> str:

@@ -403,6 +403,7 @@ def test_more_usage():
     assert "Missing argument" in refused("dejpeg")
     assert "made for demosaic, not for dejpeg" in refused("dejpeg", "--model", "demosaic-color", "in.png")
 
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [

@@ -59,6 +59,33 @@ def test_sixteen_bits_are_kept(photos: Path) -> None:
     assert load_photos([photos], 3, 24, depth=8)[0].images[0].dtype == np.uint8
 
 
+def test_photos_at_smaller_sizes(tmp_path: Path) -> None:
+    stripes = np.zeros((64, 72, 3), np.uint8)
+    stripes[:, ::2] = 200
+    names = [f"{i}.png" for i in range(8)]
+    for name in names:
+        Image.fromarray(stripes).save(tmp_path / name)
+    found, held_out = load_photos([tmp_path], 1, 24, scales=[0.5, 0.3])
+    assert [copy.shape for copy in found.copies] == [(32, 36, 1)] * 7  # 0.3 of them is too small
+    assert len(held_out.images) == 1
+    assert not held_out.copies
+    (clean,) = Crops(found, "denoise", 16, 200, seed=0)[0]
+    gray = (clean.float().flatten(1).std(1) < 1).float().mean()  # stripes of one pixel are gray at half their size
+    assert 0.1 < gray < 0.3  # by area: a fifth
+    assert (clean[clean.float().flatten(1).std(1) < 1].float() - 100).abs().max() < 9  # Lanczos at the border
+
+
+def test_smaller_sizes_keep_sixteen_bits(tmp_path: Path) -> None:
+    ramp = np.linspace(30000, 30400, 64).astype(np.uint16)
+    (tmp_path / "deep.png").write_bytes(imagecodecs.png_encode(np.tile(ramp, (64, 1))))
+    Image.fromarray(scene(0)).save(tmp_path / "photo.png")
+    found, _ = load_photos([tmp_path], 1, 24, scales=[0.5])
+    copies = dict(zip(found.names, found.copies))
+    assert copies["deep.png"].dtype == copies["photo.png"].dtype == np.uint16
+    assert np.abs(copies["deep.png"][16, 2:-2, 0] - (ramp[::2] / 2 + ramp[1::2] / 2)[2:-2]).max() < 3
+    assert abs(copies["photo.png"].mean() / found.images[1].mean() - 1) < 0.01
+
+
 def test_what_cannot_be_used_is_left_out(photos: Path) -> None:
     Image.fromarray(scene(9, 20, 90)).save(photos / "small.png")
     (photos / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")

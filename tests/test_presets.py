@@ -67,7 +67,7 @@ def test_the_tables_cases() -> None:
 
 
 def test_toml_comes_back(tmp_path: Path) -> None:
-    config = resolve(NEEDED | LENGTH | {"preset": "fast", "clip": 0.0})
+    config = resolve(NEEDED | LENGTH | {"preset": "fast", "clip": 0.0, "scales": [0.5]})
     (tmp_path / "run.toml").write_text(presets.to_toml(config))
     assert resolve(presets.read_toml(tmp_path / "run.toml")) == config
 
@@ -96,6 +96,12 @@ def test_settings_of_the_network() -> None:
         presets.parse_set(["outer_blocks"])
     with pytest.raises(UsageError, match="unknown setting 'wings'"):
         presets.parse_set(["wings=2"])
+
+
+@pytest.mark.parametrize("scale", [0, 1, -0.5, 2.0, float("nan"), "half"])
+def test_scales_are_between_0_and_1(scale: object) -> None:
+    with pytest.raises(UsageError, match="--scales must be between 0 and 1, not"):
+        resolve(NEEDED | LENGTH | {"scales": [0.5, scale]})
 
 
 def test_what_is_missing_is_named() -> None:

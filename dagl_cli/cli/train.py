@@ -53,6 +53,9 @@ def train(
     batch: Annotated[int | None, _option("batch", "Crops per step, over all processes.")] = None,
     micro_batch: Annotated[int | None, _option("micro_batch", "Crops in memory at once; gradients add up.")] = None,
     crop: Annotated[int | None, _option("crop", "Side of the square crops.")] = None,
+    scales: Annotated[
+        list[float] | None, _option("scales", "Use the photos at this size too, as 0.5; may be given more than once.")
+    ] = None,
     loss: Annotated[str | None, _option("loss", "psnr (mean of ln MSE), mse or l1.")] = None,
     optimizer: Annotated[
         str | None, _option("optimizer", "muon (with adam for what it does not take), or adam.")
