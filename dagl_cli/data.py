@@ -147,6 +147,9 @@ def load_photos(
             f"--data {folders[0]}: no images of at least {smallest}x{smallest} pixels to train on{why}: "
             "add photos, or lower --crop"
         )
+    if scales and not found.copies:
+        given, least = " ".join(map(str, scales)), f"{smallest}x{smallest}"
+        raise UsageError(f"--scales {given}: no photo is {least} or larger at that size: lower --crop")
     return found, photos(validation, HELD_OUT)
 
 
@@ -158,10 +161,13 @@ def is_candidate(path: Path) -> bool:
 def _smaller(levels: np.ndarray, scale: float) -> np.ndarray:
     """(H, W, C) integers -> the same at `scale` of the size, by Lanczos."""
     height, width, highest = *(round(n * scale) for n in levels.shape[:2]), np.iinfo(levels.dtype).max
-    planes = (PIL.Image.fromarray(plane.astype(np.float32)) for plane in levels.transpose(2, 0, 1))
     size = (max(1, width), max(1, height))
-    resized = np.stack([plane.resize(size, PIL.Image.Resampling.LANCZOS) for plane in planes], -1)
-    return np.rint(resized).clip(0, highest).astype(levels.dtype)
+
+    def resized(plane: np.ndarray) -> np.ndarray:
+        return np.asarray(PIL.Image.fromarray(plane.astype(np.float32)).resize(size, PIL.Image.Resampling.LANCZOS))
+
+    planes = np.stack([resized(plane) for plane in levels.transpose(2, 0, 1)], -1)
+    return np.rint(planes).clip(0, highest).astype(levels.dtype)
 
 
 def _to_channels(pixels: np.ndarray, channels: int) -> np.ndarray:

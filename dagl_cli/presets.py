@@ -115,7 +115,7 @@ class TrainConfig:
         if self.sigma is not None and (self.task != "denoise" or self.sigma > 75):
             raise UsageError("--sigma is for --task denoise, 0-75")
         for scale in self.scales:
-            if not (isinstance(scale, (int, float)) and 0 < scale < 1):
+            if not 0 < scale < 1:
                 raise UsageError(f"--scales must be between 0 and 1, not {scale!r}")
         self.model_config()
 
@@ -278,6 +278,8 @@ def checked(values: dict[str, Any], kind: type, source: str) -> dict[str, Any]:
             wanted = " or ".join(sorted(a.__name__ for a in accepted if a is not type(None)))
             shown = str(value) if isinstance(value, Path) else value
             raise UsageError(f"{source} {name} must be {wanted}, not {shown!r}")
+        if hint == list[float] and not all(type(item) in (int, float) for item in value):
+            raise UsageError(f"{source} {name} must be a list of numbers, as [0.5], not {value!r}")
         if hint == list[Path] and not all(isinstance(item, Path) for item in value):
             raise UsageError(f'{source} {name} must be a list of strings, as ["photos"], not {value!r}')
     return values

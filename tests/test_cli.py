@@ -410,7 +410,8 @@ def test_more_usage():
         ("--foo", "No such option: --foo (see "),
         ("denois in.png", "No such command 'denois'"),
         ("dejpeg --sigma 5 in.png", "No such option: --sigma"),
-        ("denoise in.png --sigma", "Option '--sigma' requires an argument"),
+        ("denoise in.png --sigma", "Option '--sigma' requires an argument (see root denoise --help)"),
+        ("denoise in.png --:heart:", "No such option: --:heart:"),
         ("denoise --sigm 5 in.png", "--sigma"),
         ("weights lst", "No such command 'lst'"),
         ("weights list in.png", "in.png"),
@@ -419,6 +420,16 @@ def test_more_usage():
 def test_a_mistyped_command_line_is_one_line(line, said):
     picture("in.png")
     assert said in refused(*line.split())
+
+
+def test_an_empty_name_is_not_the_current_folder():
+    picture("in.png")
+    for line in ([""], ["in.png", ""], ["in.png", "-o", ""]):
+        assert "a name is empty" in refused("dejpeg", *line)
+
+
+def test_names_are_printed_as_they_are():
+    assert "cannot read a:heart:b.png" in refused("dejpeg", "a:heart:b.png", code=1)
 
 
 def test_no_arguments_print_the_help():

@@ -75,6 +75,11 @@ def test_photos_at_smaller_sizes(tmp_path: Path) -> None:
     assert (clean[clean.float().flatten(1).std(1) < 1].float() - 100).abs().max() < 9  # Lanczos at the border
 
 
+def test_sizes_that_leave_no_photo_are_refused(photos: Path) -> None:
+    with pytest.raises(UsageError, match=r"--scales 0\.2: no photo is 24x24 or larger"):
+        load_photos([photos], 1, 24, scales=[0.2])
+
+
 def test_smaller_sizes_keep_sixteen_bits(tmp_path: Path) -> None:
     ramp = np.linspace(30000, 30400, 64).astype(np.uint16)
     (tmp_path / "deep.png").write_bytes(imagecodecs.png_encode(np.tile(ramp, (64, 1))))

@@ -79,6 +79,8 @@ def test_toml_comes_back(tmp_path: Path) -> None:
         ("speed = 3", "unknown setting 'speed'"),
         ('steps = "many"', "steps must be int"),
         ("data = 'photos'", "data must be list"),
+        ('scales = ["half"]', "scales must be a list of numbers"),
+        ("scales = [true]", "scales must be a list of numbers"),
         ("tensorboard = 1", "tensorboard must be bool"),
     ],
 )
@@ -98,8 +100,8 @@ def test_settings_of_the_network() -> None:
         presets.parse_set(["wings=2"])
 
 
-@pytest.mark.parametrize("scale", [0, 1, -0.5, 2.0, float("nan"), "half"])
-def test_scales_are_between_0_and_1(scale: object) -> None:
+@pytest.mark.parametrize("scale", [0, 1, -0.5, 2.0, float("nan")])
+def test_scales_are_between_0_and_1(scale: float) -> None:
     with pytest.raises(UsageError, match="--scales must be between 0 and 1, not"):
         resolve(NEEDED | LENGTH | {"scales": [0.5, scale]})
 

@@ -28,23 +28,27 @@ def plain(line: str) -> str:
 
 def say(line: str, style: str = "") -> None:
     """One line of message on stderr, unwrapped; markup and control characters in file names do nothing."""
-    errors.print(plain(line), style=style or None, markup=False, soft_wrap=True)
+    errors.print(plain(line), style=style or None, markup=False, emoji=False, soft_wrap=True)
 
 
-CommandLineError = typer.BadParameter.__bases__[0]
+CommandLineError: type[Any] = typer.BadParameter.__bases__[0]
 """An unknown flag or command, a missing or wrong value; Typer has it and does not export it."""
 
 
 @contextmanager
-def _mistyped() -> Iterator[None]:
-    """One line for a command line that cannot be understood, in place of Typer's box."""
+def _mistyped(group: Any = None) -> Iterator[None]:
+    """One line for a command line that cannot be understood, in place of Typer's box. group: a context."""
     try:
         yield
     except CommandLineError as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # it prints the help
             raise
-        message, context = error.format_message().rstrip("."), error.ctx
-        say(f"Error: {message} (see {context.command_path if context else 'dagl'} --help)", "red")
+        command = "dagl"
+        if error.ctx:
+            command = error.ctx.command_path
+        elif group:  # Typer does not say where a flag lacks its value
+            command = f"{group.command_path} {group.invoked_subcommand or ''}".rstrip()
+        say(f"Error: {error.format_message().rstrip('.')} (see {command} --help)", "red")
         raise typer.Exit(2) from None
 
 
@@ -57,7 +61,7 @@ class ErrorBoundary(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            with _mistyped():
+            with _mistyped(ctx):
                 result = super().invoke(ctx)
             sys.stdout.flush()
             return result

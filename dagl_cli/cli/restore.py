@@ -23,17 +23,25 @@ if TYPE_CHECKING:
 
 STDIO = Path("-")
 
+
+def _path(text: str) -> Path:
+    """Refuses the empty name, which a script's unset variable gives and which would mean the current folder."""
+    if not text:
+        raise typer.BadParameter("a name is empty; write . for the current folder")
+    return Path(text)
+
+
 Inputs = Annotated[
     list[Path],
     typer.Argument(
         metavar="IN... [OUT]",
-        readable=False,  # an unreadable file is reported like any other bad one
+        parser=_path,
         help="Image, folder, or - for stdin; then the output image or folder. Several inputs: use -o.",
         show_default=False,
     ),
 ]
 Output = Annotated[
-    Path | None, typer.Option("-o", "--output", help="Folder (or, for one input, file) for the results.")
+    Path | None, typer.Option("-o", "--output", parser=_path, help="Folder (or, for one input, file) for the results.")
 ]
 Suffix = Annotated[str, typer.Option(help="Added to the name where no output is given.", envvar="DAGL_SUFFIX")]
 Model = Annotated[
