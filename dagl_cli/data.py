@@ -34,14 +34,13 @@ class Photos:
     """Decoded images and what they were made of."""
 
     images: list[np.ndarray] = field(default_factory=list)
-    """(H, W, channels) each, all uint8, or all uint16 if one of the files has 16 bits."""
+    """(H, W, channels) each, all uint8, or all uint16 if one of the files has 16 bits. Smaller copies come last."""
     names: list[str] = field(default_factory=list)
+    """Of the photos themselves."""
     fingerprint: str = ""
     """SHA-256 over names and pixels."""
     left_out: dict[str, str] = field(default_factory=dict)
     """Name -> why a file is not used."""
-    copies: list[np.ndarray] = field(default_factory=list)
-    """Images at smaller sizes, to be trained on too."""
 
 
 def picture_hash(pixels: np.ndarray) -> int:
@@ -117,7 +116,7 @@ def load_photos(
         return levels.astype(np.uint16 if wide else np.uint8)
 
     def photos(paths: list[Path], most: int | None = None, scales: Sequence[float] = ()) -> Photos:
-        result, digest = Photos(), hashlib.sha256()
+        result, digest, copies = Photos(), hashlib.sha256(), list[np.ndarray]()
         with ThreadPoolExecutor(min(8, torch.get_num_threads())) as pool:
             for path, pixels in zip(paths, pool.map(decode, paths)):
                 if isinstance(pixels, str):
@@ -128,14 +127,15 @@ def load_photos(
                 result.images.append(pixels)
                 result.names.append(path.name)
                 smaller = (_smaller(pixels, scale) for scale in scales)
-                result.copies += [copy for copy in smaller if min(copy.shape[:2]) >= smallest]
+                copies += [copy for copy in smaller if min(copy.shape[:2]) >= smallest]
                 if len(result.images) == most:
                     break
             pool.shutdown(cancel_futures=True)
         result.fingerprint = digest.hexdigest()
+        result.images += copies
         if len({pixels.dtype for pixels in result.images}) > 1:  # 255 * 257 = 65535
-            for images in (result.images, result.copies):
-                images[:] = [p if p.dtype == np.uint16 else p.astype(np.uint16) * np.uint16(257) for p in images]
+            wide = [p if p.dtype == np.uint16 else p.astype(np.uint16) * np.uint16(257) for p in result.images]
+            result.images = wide
         return result
 
     training, validation = split(paths)
@@ -147,7 +147,7 @@ def load_photos(
             f"--data {folders[0]}: no images of at least {smallest}x{smallest} pixels to train on{why}: "
             "add photos, or lower --crop"
         )
-    if scales and not found.copies:
+    if scales and len(found.images) == len(found.names):
         given, least = " ".join(map(str, scales)), f"{smallest}x{smallest}"
         raise UsageError(f"--scales {given}: no photo is {least} or larger at that size: lower --crop")
     return found, photos(validation, HELD_OUT)
@@ -198,13 +198,12 @@ class Crops(Dataset[tuple[Tensor, ...]]):
         rows: slice = slice(None), sigma: float | None = None, device: torch.device | str = "cpu",
     ) -> None:  # fmt: skip
         self.task, self.size, self.batch, self.seed, self.rows, self.sigma = task, size, batch, seed, rows, sigma
-        images = photos.images + photos.copies
-        shapes = np.array([pixels.shape[:2] for pixels in images])
+        shapes = np.array([pixels.shape[:2] for pixels in photos.images])
         areas = shapes.prod(1)
         self.odds = np.cumsum(areas / areas.sum())
         self.heights, self.widths = shapes.T
         self.starts = np.cumsum(areas) - areas
-        flat = np.concatenate([pixels.reshape(-1, pixels.shape[-1]) for pixels in images])
+        flat = np.concatenate([pixels.reshape(-1, pixels.shape[-1]) for pixels in photos.images])
         self.highest = np.iinfo(flat.dtype).max
         # torch cannot gather uint16 everywhere: the same bits as int16
         self.store = torch.from_numpy(flat.view(np.int16) if flat.dtype == np.uint16 else flat).to(device)

@@ -112,9 +112,8 @@ def _train(
         training, config.task, config.crop, config.batch, config.seed, rows=rows, sigma=config.sigma,
         device="cpu" if beside else device,
     )  # fmt: skip
-    count = len(training.images)
-    training.images.clear()  # the crops hold all of it
-    training.copies.clear()
+    count = len(training.names)
+    training.images.clear()  # the crops have a copy
     pairs = validation_pairs(held_out, config.task, 25.0 if config.sigma is None else config.sigma)
 
     # model
@@ -332,7 +331,7 @@ def fits(photos: Photos, device: torch.device) -> bool:
     """Whether the photos leave at least half of the GPU's free memory to the training."""
     if device.type != "cuda":
         return True
-    return 2 * sum(pixels.nbytes for pixels in photos.images + photos.copies) <= torch.cuda.mem_get_info(device)[0]
+    return 2 * sum(pixels.nbytes for pixels in photos.images) <= torch.cuda.mem_get_info(device)[0]
 
 
 def faster_precision(config: TrainConfig, device: torch.device) -> str:

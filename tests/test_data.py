@@ -66,9 +66,9 @@ def test_photos_at_smaller_sizes(tmp_path: Path) -> None:
     for name in names:
         Image.fromarray(stripes).save(tmp_path / name)
     found, held_out = load_photos([tmp_path], 1, 24, scales=[0.5, 0.3])
-    assert [copy.shape for copy in found.copies] == [(32, 36, 1)] * 7  # 0.3 of them is too small
+    assert [copy.shape for copy in found.images[len(found.names) :]] == [(32, 36, 1)] * 7  # 0.3 of them is too small
     assert len(held_out.images) == 1
-    assert not held_out.copies
+    assert held_out.images[0].shape == (64, 72, 1)
     (clean,) = Crops(found, "denoise", 16, 200, seed=0)[0]
     gray = (clean.float().flatten(1).std(1) < 1).float().mean()  # stripes of one pixel are gray at half their size
     assert 0.1 < gray < 0.3  # by area: a fifth
@@ -85,7 +85,7 @@ def test_smaller_sizes_keep_sixteen_bits(tmp_path: Path) -> None:
     (tmp_path / "deep.png").write_bytes(imagecodecs.png_encode(np.tile(ramp, (64, 1))))
     Image.fromarray(scene(0)).save(tmp_path / "photo.png")
     found, _ = load_photos([tmp_path], 1, 24, scales=[0.5])
-    copies = dict(zip(found.names, found.copies))
+    copies = dict(zip(found.names, found.images[len(found.names) :], strict=True))
     assert copies["deep.png"].dtype == copies["photo.png"].dtype == np.uint16
     assert np.abs(copies["deep.png"][16, 2:-2, 0] - (ramp[::2] / 2 + ramp[1::2] / 2)[2:-2]).max() < 3
     assert abs(copies["photo.png"].mean() / found.images[1].mean() - 1) < 0.01
