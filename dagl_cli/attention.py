@@ -14,12 +14,12 @@ B images, K heads, L queries, N keys, D the embedding's length, C channels a hea
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.grad import conv2d_input, conv2d_weight
 
 SOFTMAX_SCALE = 10.0
 """Not in the paper; the released code multiplies the logits by it."""
@@ -59,11 +59,14 @@ def fold_patches(patches: Tensor, height: int, width: int, patch: int, stride: i
     patches: (B, C * patch², L) -> (B, C, height, width). Patches are written `stride`-aligned with padding
     patch // 2, two pixels off from where `same_padding` reads the queries: checkpoints depend on it.
     """
+    folded = F.fold(patches, (height, width), patch, padding=patch // 2, stride=stride)
+    return folded / overlaps(height, width, patch, stride).to(folded)
 
-    def fold(x: Tensor) -> Tensor:
-        return F.fold(x, (height, width), patch, padding=patch // 2, stride=stride)
 
-    return fold(patches) / fold(torch.ones_like(patches[:1, : patch * patch])).clamp_min(1)
+def overlaps(height: int, width: int, patch: int, stride: int) -> Tensor:
+    """(height, width): how many of the patches that `fold_patches` writes cover each pixel, at least 1."""
+    ones = torch.ones(1, patch * patch, -(-height // stride) * -(-width // stride))
+    return F.fold(ones, (height, width), patch, padding=patch // 2, stride=stride)[0, 0].clamp_min(1)
 
 
 def reference(
@@ -83,48 +86,69 @@ def streaming(
     q: Tensor, k: Tensor, v: Tensor, gamma: Tensor, beta: Tensor, *,
     graph: str, patch: int, stride: int, key_stride: int, budget: int = 16 * 2**20, keep: int = 2**30,
 ) -> Tensor:  # fmt: skip
-    """`reference` in chunks of images, heads and queries, so that no part of the graph is larger than `budget` bytes.
+    """`reference` in chunks of images, heads and queries, so that no part of the graph is larger than `budget` bytes
+    (but for a margin).
 
     With gradients, similarities and weights are kept for the backward pass when those of all chunks take at most
     `keep` bytes, and are computed again there otherwise. Similarities have the dtype of gamma (float32 under autocast
     too), the sums over values that of v.
     """
-    *batch, channels, height, width = v.shape
-    length, keys = q.shape[-2], k.shape[-2]
-    q, k, v, gamma, beta = (t.flatten(0, 1) for t in (q, k, v, gamma, beta))
-    size = length * keys * gamma.element_size()
+    *batch, _, height, width = v.shape
+    down, across = -(-height // stride), -(-width // stride)
+    q, gamma, beta = (t.reshape(-1, down, across, *t.shape[3:]) for t in (q, gamma, beta))
+    k, v = k.flatten(0, 1), v.flatten(0, 1)
+    one = k.shape[-2] * gamma.element_size()  # bytes of a query
     # several heads at once only while they are small: what fits the caches is faster
-    heads, rows = max(1, budget // 4 // size), max(1, budget // (keys * gamma.element_size()))
-    grad = torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, gamma, beta))
-    kept = 2 * size * q.shape[0] <= keep
-    chunks = []
-    for q_heads, k_heads, v_heads, *threshold in zip(*(t.split(heads) for t in (q, k, v, gamma, beta))):
-        parts = []
-        for q_rows, *rest in zip(*(t.split(rows, 1) for t in (q_heads, *threshold))):
-            arguments = (q_rows, k_heads, v_heads, *rest, graph, patch, key_stride)
-            parts.append(_Chunk.apply(*arguments, kept) if grad else _chunk(*arguments, in_place=True)[0])
-        chunks.append(torch.cat(parts, 1) if len(parts) > 1 else parts[0])
-    out = torch.cat(chunks) if len(chunks) > 1 else chunks[0]  # (B*K, L, C * patch²)
-    out = fold_patches(out.transpose(-1, -2), height, width, patch, stride)
-    return out.view(*batch, channels, height, width)
+    heads = max(1, budget // 4 // (down * across * one))
+    rows, columns = max(1, budget // (across * one)), max(1, budget // one)
+    chunks = [
+        (slice(head, head + heads), Block(height, width, patch, stride, key_stride, top, left, rows, columns))
+        for head in range(0, len(q), heads) for top in range(0, down, rows) for left in range(0, across, columns)
+    ]  # fmt: skip
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, gamma, beta)):
+        kept = 2 * q[..., 0].numel() * one <= keep
+        out: Tensor = _Streaming.apply(q, k, v, gamma, beta, graph, chunks, kept)
+    else:
+        out = _stream(q, k, v, gamma, beta, graph, chunks, False, True)[0]
+    out = out[..., :height, :width] / overlaps(height, width, patch, stride).to(out)
+    return out.view(*batch, *out.shape[1:])
+
+
+Chunks = list[tuple[slice, "Block"]]
+"""Heads, and nodes of them."""
+
+
+def _stream(
+    q: Tensor, k: Tensor, v: Tensor, gamma: Tensor, beta: Tensor, graph: str, chunks: Chunks, keep: bool, in_place: bool
+) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
+    """The sums of patches, folded, (G, C, h, w); with `keep`, what `_chunk` gives besides.
+
+    q, gamma, beta: (G, rows, columns, ...); k and v as in `_chunk`.
+    """
+    out = v.new_zeros(*v.shape[:2], *(pixels.stop for pixels in chunks[-1][1].pixels))
+    kept: list[Tensor] = []
+    for heads, block in chunks:
+        q_nodes, gamma_nodes, beta_nodes = (block.of(t[heads]) for t in (q, gamma, beta))
+        part, *rest = _chunk(q_nodes, k[heads], v[heads], gamma_nodes, beta_nodes, graph, block, in_place)
+        out[heads, :, block.pixels[0], block.pixels[1]] += part
+        kept += rest if keep else ()
+    return out, kept
 
 
 def _chunk(
-    q: Tensor, k: Tensor, v: Tensor, gamma: Tensor, beta: Tensor,
-    graph: str, patch: int, key_stride: int, *, in_place: bool = False,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """G heads at once: (G, L, C * patch²) summed patches, (G, L, N) similarities and weights.
+    q: Tensor, k: Tensor, v: Tensor, gamma: Tensor, beta: Tensor, graph: str, block: Block, in_place: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """G heads at once: sums of patches, folded; (G, L, N) similarities; weights as `Block.padded` gives them.
 
     in_place: the similarities are overwritten.
     """
-    # the longer side lies first in memory: so the weights are a channels-last image of L channels
-    s = (k.to(gamma.dtype) @ q.to(gamma.dtype).transpose(-1, -2)).transpose(-1, -2)
+    s = _product(q.to(gamma.dtype), k.to(gamma.dtype).mT)
     if graph == "released":
         alpha = _released_weights(s, gamma, beta, in_place)
     else:
         alpha = edge_weights(s, s.mean(-1), gamma, beta, graph)
-    alpha = alpha.to(v.dtype)
-    return _aggregate(alpha, v, patch, key_stride), s, alpha
+    padded = block.padded(alpha, v.dtype)
+    return block.aggregate(padded, v), s, padded
 
 
 def _released_weights(s: Tensor, gamma: Tensor, beta: Tensor, in_place: bool) -> Tensor:
@@ -158,87 +182,204 @@ def _released_weights_backward(
     return grad, by_threshold * mean, -by_threshold
 
 
-# Sums of patches are convolutions whose kernels are the queries' patches: nothing has to be unfolded, and on the CPU
-# they run faster than matrix products of unfolded patches. Groups are heads.
+def meetings(patch: int, stride: int) -> list[tuple[range, range]]:
+    """Which patches overlap, along one axis: (r, d), pixels stride * i + r lie in the patches of nodes i + d."""
+    half = patch // 2
+    found: list[tuple[range, range]] = []
+    for r in range(stride):
+        nodes = range(-((half - r) // stride), (half + r) // stride + 1)
+        if found and found[-1][1] == nodes:
+            found[-1] = (range(found[-1][0].start, r + 1), nodes)
+        elif nodes:
+            found.append((range(r, r + 1), nodes))
+    return found
 
 
-def _by_products(v: Tensor, key_stride: int) -> bool:
-    """Whether unfolded patches and matrix products are faster: on GPUs, and for strided keys in float32."""
-    return v.device.type != "cpu" or (key_stride > 1 and v.dtype != torch.bfloat16)
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b, (G, i, j) @ (G, j, k); one product is faster on the CPU than a batch of one."""
+    return torch.mm(a[0], b[0])[None] if len(a) == 1 else a @ b
 
 
-def _unfold(v: Tensor, patch: int, key_stride: int) -> Tensor:
-    """(G, C, H, W) -> (G, N, C * patch²); F.unfold takes twice the time."""
-    patches = F.pad(v, (patch // 2,) * 4).unfold(2, patch, key_stride).unfold(3, patch, key_stride)
-    return patches.permute(0, 2, 3, 1, 4, 5).reshape(v.shape[0], -1, v.shape[1] * patch * patch)
+class Block:
+    """Sums of patches for a block of query nodes, folded, and their gradients.
+
+    A pixel in which several patches meet is a sum over their nodes. What node i reads for it at key n, node i + 1 reads
+    at the key `stride` pixels further. So the weights of nodes that meet are added first, and every pixel is computed
+    once: per edge and channel that is stride² products, 16, where the sums of whole patches take patch², 49.
+
+    Weights lie in memory row of keys by row of keys, with a margin of zeros before every row and above the first: so
+    the keys of other nodes are a fixed distance away, and keys outside of the image have a place whose patches reach
+    into it.
+
+    Args:
+        height, width: of the image, in pixels.
+        top, left: the first node.
+        rows, columns: of nodes at most.
+    """
+
+    def __init__(
+        self, height: int, width: int, patch: int, stride: int, key_stride: int,
+        top: int, left: int, rows: int, columns: int,
+    ) -> None:  # fmt: skip
+        self.stride, self.key_stride, self.meetings = stride, key_stride, meetings(patch, stride)
+        offsets = [d for _, nodes in self.meetings for d in nodes]
+        self.step = stride // key_stride
+        self.margin = self.step * (max(offsets) - min(offsets))
+        self.size = height, width
+        self.keys = [-(-size // key_stride) + self.margin for size in self.size]
+        self.nodes: list[slice] = []
+        """Of the image, in the block: rows, columns."""
+        self.pixels: list[slice] = []
+        """Of the image, to which their patches add."""
+        self.around: list[int] = []
+        """How many rows and columns of nodes these pixels belong to,"""
+        self.own: list[slice] = []
+        """and which of them are the block's."""
+        for size, first, most in zip(self.size, (top, left), (rows, columns)):
+            count = -(-size // stride)
+            last = min(count, first + most)
+            # into whose pixels the patches reach
+            low, high = max(0, first - max(offsets)), min(count, last - min(offsets))
+            self.nodes.append(slice(first, last))
+            self.pixels.append(slice(stride * low, stride * high))
+            self.around.append(high - low)
+            self.own.append(slice(first - low, last - low))
+
+    def of(self, nodes: Tensor) -> Tensor:
+        """(G, rows, columns, ...) of the image -> (G, L, ...) of the block, a view where it can be."""
+        return nodes[:, self.nodes[0], self.nodes[1]].flatten(1, 2)
+
+    def padded(self, alpha: Tensor, dtype: torch.dtype) -> Tensor:
+        """(G, L, N) -> (G, rows, columns, keys): zeros in the margins, and for the nodes around the block."""
+        out = alpha.new_zeros(len(alpha), *self.around, *self.keys, dtype=dtype)
+        inner = self._inner(out)
+        inner.copy_(alpha.view(inner.shape))
+        return out.flatten(3)
+
+    def cropped(self, padded: Tensor, dtype: torch.dtype) -> Tensor:
+        """The inverse of `padded`, in new memory."""
+        inner = self._inner(padded.unflatten(3, self.keys))
+        return inner.new_empty(inner.shape, dtype=dtype).copy_(inner).flatten(3).flatten(1, 2)
+
+    def aggregate(self, padded: Tensor, v: Tensor) -> Tensor:
+        """Sums of the patches of v, (G, C, H, W), weighted by alpha and folded: (G, C, h, w), the `pixels`."""
+        windows = self._windows(self._spread(v))
+        out = v.new_zeros(*v.shape[:2], self.around[0], self.stride, self.around[1], self.stride)
+        for y, above in self.meetings:
+            rows = self._meet(padded, 0, above)
+            for x, beside in self.meetings:
+                weights = self._meet(rows, 1, beside)
+                sums = _product(weights.flatten(1, 2), self._cut(windows, y, x).mT)
+                pixels = self._pixels(out, y, x)
+                pixels.copy_(sums.view(pixels.shape))
+        return out.flatten(4).flatten(2, 3)
+
+    def backward(self, grad: Tensor, padded: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of `aggregate` with respect to the padded alpha and v."""
+        spread = self._spread(v)
+        windows, by_spread = self._windows(spread), torch.zeros_like(spread)
+        by_windows = self._windows(by_spread)
+        grad = grad.unflatten(3, (self.around[1], self.stride)).unflatten(2, (self.around[0], self.stride))
+        by_padded = by_rows = None
+        for y, above in reversed(self.meetings):
+            rows = self._meet(padded, 0, above)
+            by_rows = None if above != range(1) else by_padded
+            for x, beside in reversed(self.meetings):
+                weights = self._meet(rows, 1, beside).flatten(1, 2)
+                pixels = self._pixels(grad, y, x).flatten(3).flatten(1, 2)  # (G, L, C * pixels)
+                cut = self._cut(windows, y, x)
+                if beside != range(1) or by_rows is None:
+                    part = self._meet(_product(pixels, cut).view(padded.shape), 1, beside, -1)
+                    by_rows = part if by_rows is None else by_rows.add_(part)
+                else:  # nothing meets there: the product is added without a pass of its own
+                    by_rows.flatten(1, 2).baddbmm_(pixels, cut)
+                by_cut = _product(pixels.mT, weights).view(*v.shape[:2], len(y), len(x), *self.keys)
+                for i, j in product(range(len(y)), range(len(x))):  # windows overlap
+                    by_windows[:, :, y[i], x[j]] += by_cut[:, :, i, j]
+            assert by_rows is not None
+            by_rows = self._meet(by_rows, 0, above, -1)
+            by_padded = by_rows if above == range(1) or by_padded is None else by_padded.add_(by_rows)
+        assert by_padded is not None
+        low = self.margin * self.key_stride
+        return by_padded, by_spread[:, :, low : low + self.size[0], low : low + self.size[1]]
+
+    def _inner(self, x: Tensor) -> Tensor:
+        """Without the margins and the nodes around the block; (G, rows, columns, key rows, key columns)."""
+        return x[:, self.own[0], self.own[1], self.margin :, self.margin :]
+
+    def _meet(self, x: Tensor, axis: int, nodes: range, sign: int = 1) -> Tensor:
+        """The sum of x[node + d, key + step d] over d in nodes, along rows (axis 0) or columns (1); sign -1: the
+        transposed of that. x: (G, rows, columns, keys)."""
+        if nodes == range(1):
+            return x
+        step, out = self.step * (1 if axis else self.keys[1]), x.clone() if 0 in nodes else torch.zeros_like(x)
+        for d in (sign * d for d in nodes if 0 < abs(d) < x.shape[axis + 1]):
+            to, of = max(0, -d), max(0, d)
+            count, keys = x.shape[axis + 1] - abs(d), x.shape[3] - abs(d) * step
+            there = x.narrow(axis + 1, of, count).narrow(3, of * step, keys)
+            out.narrow(axis + 1, to, count).narrow(3, to * step, keys).add_(there)
+        return out
+
+    def _spread(self, v: Tensor) -> Tensor:
+        """v with zeros around it, so that every key, those in the margin too, has its stride² pixels."""
+        low = self.margin * self.key_stride
+        high = [self.key_stride * (keys - 1) + self.stride - low - size for keys, size in zip(self.keys, self.size)]
+        return F.pad(v, (low, high[1], low, high[0]))
+
+    def _windows(self, spread: Tensor) -> Tensor:
+        """(G, C, H, W) -> (G, C, stride, stride, rows, columns of keys), a view: the pixels from each key on."""
+        windows = spread.unfold(2, self.stride, self.key_stride).unfold(3, self.stride, self.key_stride)
+        return windows.permute(0, 1, 4, 5, 2, 3)
+
+    def _cut(self, windows: Tensor, y: range, x: range) -> Tensor:
+        """(G, C * pixels, keys): some pixels of the windows."""
+        return windows[:, :, y.start : y.stop, x.start : x.stop].flatten(4).flatten(1, 3)
+
+    def _pixels(self, image: Tensor, y: range, x: range) -> Tensor:
+        """(G, C, rows, stride, columns, stride) -> (G, rows, columns, C, y, x), a view."""
+        return image[:, :, :, y.start : y.stop, :, x.start : x.stop].permute(0, 2, 4, 1, 3, 5)
 
 
-def _image(x: Tensor, v: Tensor, key_stride: int) -> Tensor:
-    """(G, L, N) -> (1, G * L, h, w), channels last: one channel a query, one pixel a key."""
-    height, width = (-(-n // key_stride) for n in v.shape[-2:])
-    return x.permute(2, 0, 1).reshape(1, height, width, -1).permute(0, 3, 1, 2)
-
-
-def _values(v: Tensor) -> Tensor:
-    """(G, C, H, W) -> (1, G * C, H, W), channels last."""
-    return v.reshape(1, -1, *v.shape[-2:]).contiguous(memory_format=torch.channels_last)
-
-
-def _aggregate(alpha: Tensor, v: Tensor, patch: int, key_stride: int) -> Tensor:
-    """Sums of patches of v weighted by alpha: (G, L, N), (G, C, H, W) -> (G, L, C * patch²)."""
-    if _by_products(v, key_stride):
-        return alpha @ _unfold(v, patch, key_stride)
-    groups, length, _ = alpha.shape
-    shape = (groups * length, v.shape[1], patch, patch)
-    # the gradient of a convolution with respect to its kernels
-    out = conv2d_weight(_values(v), shape, _image(alpha, v, key_stride), key_stride, patch // 2, groups=groups)
-    return out.reshape(groups, length, -1)
-
-
-def _aggregate_backward(
-    grad: Tensor, alpha: Tensor, v: Tensor, patch: int, key_stride: int
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Gradients of `_aggregate` with respect to alpha and v."""
-    if _by_products(v, key_stride):
-        by_patches = (grad.transpose(-1, -2) @ alpha).contiguous()  # (G, C * patch², N)
-        by_v = F.fold(by_patches, v.shape[-2:], patch, padding=patch // 2, stride=key_stride)
-        return grad @ _unfold(v, patch, key_stride).transpose(-1, -2), by_v
-    groups, length, keys = alpha.shape
-    values = _values(v)
-    kernels = grad.reshape(-1, v.shape[1], patch, patch).contiguous(memory_format=torch.channels_last)
-    by_alpha = F.conv2d(values, kernels, None, key_stride, patch // 2, groups=groups)
-    by_v = conv2d_input(values.shape, kernels, _image(alpha, v, key_stride), key_stride, patch // 2, groups=groups)
-    by_alpha = by_alpha.permute(0, 2, 3, 1).reshape(keys, groups, length).permute(1, 2, 0)
-    return by_alpha, by_v.reshape(v.shape)
-
-
-class _Chunk(torch.autograd.Function):
-    """`_chunk` with its backward pass by hand: nothing is unfolded, little is kept."""
+class _Streaming(torch.autograd.Function):
+    """`_stream` with its backward pass by hand: nothing is unfolded, little is kept."""
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
-        q, k, v, gamma, beta, ctx.graph, ctx.patch, ctx.key_stride, kept = arguments
-        out, s, alpha = _chunk(q, k, v, gamma, beta, ctx.graph, ctx.patch, ctx.key_stride)
-        ctx.save_for_backward(q, k, v, gamma, beta, *((s, alpha) if kept else ()))
+        q, k, v, gamma, beta, ctx.graph, ctx.chunks, keep = arguments
+        out, kept = _stream(q, k, v, gamma, beta, ctx.graph, ctx.chunks, keep, False)
+        ctx.save_for_backward(q, k, v, gamma, beta, *kept)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, gamma, beta, *kept = ctx.saved_tensors
-        if not kept:
-            kept = _chunk(q, k, v, gamma, beta, ctx.graph, ctx.patch, ctx.key_stride)[1:]
-        s, alpha = kept
-        by_alpha, by_v = _aggregate_backward(grad, alpha, v, ctx.patch, ctx.key_stride)
-        by_alpha = torch.empty_like(s).copy_(by_alpha)
-        if ctx.graph == "released":
-            by_s, by_gamma, by_beta = _released_weights_backward(by_alpha, s, alpha.to(s.dtype), gamma, beta)
-        else:
-            with torch.enable_grad():
-                s, gamma, beta = (t.detach().requires_grad_() for t in (s, gamma, beta))
-                weights = edge_weights(s, s.mean(-1), gamma, beta, ctx.graph)
-            by_s, by_gamma, by_beta = torch.autograd.grad(weights, (s, gamma, beta), by_alpha, allow_unused=True)
-        by_s = by_s.to(q.dtype)
-        return by_s @ k, by_s.transpose(-1, -2) @ q, by_v, by_gamma, by_beta, None, None, None, None
+        gradients = by_q, by_k, by_v, by_gamma, by_beta = [torch.zeros_like(t) for t in (q, k, v, gamma, beta)]
+        for i, (heads, block) in enumerate(ctx.chunks):
+            q_nodes, gamma_nodes, beta_nodes = (block.of(t[heads]) for t in (q, gamma, beta))
+            if kept:
+                s, padded = kept[2 * i : 2 * i + 2]
+            else:
+                s, padded = _chunk(q_nodes, k[heads], v[heads], gamma_nodes, beta_nodes, ctx.graph, block)[1:]
+            by_part = grad[heads, :, block.pixels[0], block.pixels[1]]
+            by_padded, by_values = block.backward(by_part, padded, v[heads])
+            by_alpha, alpha = (block.cropped(x, s.dtype) for x in (by_padded, padded))
+            if ctx.graph == "released":
+                by_s, *by_threshold = _released_weights_backward(by_alpha, s, alpha, gamma_nodes, beta_nodes)
+            else:
+                with torch.enable_grad():
+                    inputs = s, gamma_nodes, beta_nodes = [
+                        t.detach().requires_grad_() for t in (s, gamma_nodes, beta_nodes)
+                    ]
+                    weights = edge_weights(s, s.mean(-1), gamma_nodes, beta_nodes, ctx.graph)
+                by_s, *by_threshold = torch.autograd.grad(weights, inputs, by_alpha, allow_unused=True)
+            by_s = by_s.to(q.dtype)
+            for total, part in zip((by_q, by_gamma, by_beta), (_product(by_s, k[heads]), *by_threshold)):
+                if part is not None:  # some graphs have no threshold
+                    at = total[heads, block.nodes[0], block.nodes[1]]
+                    at.copy_(part.view_as(at))
+            by_k[heads] += _product(by_s.mT, q_nodes)
+            by_v[heads] += by_values
+        return (*gradients, None, None, None)
 
 
 def nonlocal_attention(q: Tensor, k: Tensor, v: Tensor, *, budget: int = 64 * 2**20) -> Tensor:

@@ -83,8 +83,8 @@ class ModelConfig:
             raise UsageError(f"stages {self.stages} with heads {self.heads} is not a network")
         if self.outer_blocks < 0 or (self.outer_blocks and self.features % 2):
             raise UsageError(f"outer_blocks {self.outer_blocks} with features {self.features} is not a network")
-        if self.patch % 2 == 0 or not self.key_stride <= self.stride <= self.patch:
-            raise UsageError("patch must be odd, and key_stride <= stride <= patch")
+        if self.patch % 2 == 0 or self.stride > self.patch or self.stride % self.key_stride:
+            raise UsageError("patch must be odd, stride at most patch and a multiple of key_stride")
 
     @property
     def multiple(self) -> int:

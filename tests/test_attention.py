@@ -26,18 +26,21 @@ def tensors(height: int, width: int, stride: int, key_stride: int, seed: int = 0
 
 
 @pytest.mark.parametrize("graph", PATCH_GRAPHS)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
-    height=st.integers(1, 17), width=st.integers(1, 17), key_stride=st.sampled_from([1, 2]),
+    height=st.integers(1, 17), width=st.integers(1, 17),
+    shape=st.sampled_from([(7, 4, 1), (7, 4, 2), (7, 4, 4), (7, 2, 1), (5, 2, 2), (5, 5, 1), (1, 1, 1), (3, 4, 2)]),
     budget=st.sampled_from([1, 500, 5_000, 2**30]), seed=st.integers(0, 99),
 )  # fmt: skip
 def test_streaming_equals_reference(
-    graph: str, height: int, width: int, key_stride: int, budget: int, seed: int
+    graph: str, height: int, width: int, shape: tuple[int, int, int], budget: int, seed: int
 ) -> None:
+    """Patches that overlap with none, one or several on a side, or leave gaps, whole and in blocks of nodes."""
+    patch, stride, key_stride = shape
     results = []
-    options = dict(graph=graph, patch=7, stride=4, key_stride=key_stride)
+    options = dict(graph=graph, patch=patch, stride=stride, key_stride=key_stride)
     for attention, extra in ((reference, {}), (streaming, {"budget": budget})):
-        inputs = [t.requires_grad_() for t in tensors(height, width, 4, key_stride, seed)]
+        inputs = [t.requires_grad_() for t in tensors(height, width, stride, key_stride, seed)]
         out = attention(*inputs, **options, **extra)
         grads = torch.autograd.grad(out.square().sum(), inputs, allow_unused=True)
         with torch.no_grad():  # the in-place form
