@@ -9,6 +9,7 @@ from dagl_cli.attention import fold_patches, reference, same_padding, streaming
 from dagl_cli.config import GRAPHS, ModelConfig
 from dagl_cli.model import DAGL, MGFAM
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 PATCH_GRAPHS = [g for g in GRAPHS if g != "nonlocal"]
 
 

@@ -151,6 +151,7 @@ def test_processes_share_a_batch(photos: Path, task: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on one core
 def test_workers_change_nothing(photos: Path) -> None:
     crops = Crops(load_photos([photos], 3, 24)[0], "dejpeg", 16, 4, seed=0)
     for (step, alone), (same, helped), _ in zip(crops.ahead(5), crops.ahead(5, workers=2), range(5)):
