@@ -60,12 +60,13 @@ def fold_patches(patches: Tensor, height: int, width: int, patch: int, stride: i
     patch // 2, two pixels off from where `same_padding` reads the queries: checkpoints depend on it.
     """
     folded = F.fold(patches, (height, width), patch, padding=patch // 2, stride=stride)
-    return folded / overlaps(height, width, patch, stride).to(folded)
+    return folded / overlaps(folded, patch, stride)
 
 
-def overlaps(height: int, width: int, patch: int, stride: int) -> Tensor:
-    """(height, width): how many of the patches that `fold_patches` writes cover each pixel, at least 1."""
-    ones = torch.ones(1, patch * patch, -(-height // stride) * -(-width // stride))
+def overlaps(image: Tensor, patch: int, stride: int) -> Tensor:
+    """(..., height, width) -> (height, width): how many patches `fold_patches` writes over each pixel, at least 1."""
+    height, width = image.shape[-2:]
+    ones = image.new_ones(1, patch * patch, -(-height // stride) * -(-width // stride))
     return F.fold(ones, (height, width), patch, padding=patch // 2, stride=stride)[0, 0].clamp_min(1)
 
 
@@ -84,10 +85,10 @@ def reference(
 
 def streaming(
     q: Tensor, k: Tensor, v: Tensor, gamma: Tensor, beta: Tensor, *,
-    graph: str, patch: int, stride: int, key_stride: int, budget: int = 16 * 2**20, keep: int = 2**30,
+    graph: str, patch: int, stride: int, key_stride: int, budget: int | None = None, keep: int = 2**30,
 ) -> Tensor:  # fmt: skip
     """`reference` in chunks of images, heads and queries, so that no part of the graph is larger than `budget` bytes
-    (but for a margin).
+    (but for a margin): 16 MiB on the CPU, where what fits the caches is faster, and 256 MiB elsewhere.
 
     With gradients, similarities and weights are kept for the backward pass when those of all chunks take at most
     `keep` bytes, and are computed again there otherwise. Similarities have the dtype of gamma (float32 under autocast
@@ -98,7 +99,7 @@ def streaming(
     q, gamma, beta = (t.reshape(-1, down, across, *t.shape[3:]) for t in (q, gamma, beta))
     k, v = k.flatten(0, 1), v.flatten(0, 1)
     one = k.shape[-2] * gamma.element_size()  # bytes of a query
-    # several heads at once only while they are small: what fits the caches is faster
+    budget = budget or (16 if v.device.type == "cpu" else 256) * 2**20
     heads = max(1, budget // 4 // (down * across * one))
     rows, columns = max(1, budget // (across * one)), max(1, budget // one)
     chunks = [
@@ -110,8 +111,8 @@ def streaming(
         out: Tensor = _Streaming.apply(q, k, v, gamma, beta, graph, chunks, kept)
     else:
         out = _stream(q, k, v, gamma, beta, graph, chunks, False, True)[0]
-    out = out[..., :height, :width] / overlaps(height, width, patch, stride).to(out)
-    return out.view(*batch, *out.shape[1:])
+    out = out[..., :height, :width]
+    return (out / overlaps(out, patch, stride)).view(*batch, *out.shape[1:])
 
 
 Chunks = list[tuple[slice, "Block"]]
@@ -278,7 +279,6 @@ class Block:
         """Gradients of `aggregate` with respect to the padded alpha and v."""
         spread = self._spread(v)
         windows, by_spread = self._windows(spread), torch.zeros_like(spread)
-        by_windows = self._windows(by_spread)
         grad = grad.unflatten(3, (self.around[1], self.stride)).unflatten(2, (self.around[0], self.stride))
         by_padded = by_rows = None
         for y, above in reversed(self.meetings):
@@ -295,7 +295,7 @@ class Block:
                     by_rows.flatten(1, 2).baddbmm_(pixels, cut)
                 by_cut = _product(pixels.mT, weights).view(*v.shape[:2], len(y), len(x), *self.keys)
                 for i, j in product(range(len(y)), range(len(x))):  # windows overlap
-                    by_windows[:, :, y[i], x[j]] += by_cut[:, :, i, j]
+                    by_spread[:, :, self._every(y[i], 0), self._every(x[j], 1)] += by_cut[:, :, i, j]
             assert by_rows is not None
             by_rows = self._meet(by_rows, 0, above, -1)
             by_padded = by_rows if above == range(1) or by_padded is None else by_padded.add_(by_rows)
@@ -325,6 +325,10 @@ class Block:
         low = self.margin * self.key_stride
         high = [self.key_stride * (keys - 1) + self.stride - low - size for keys, size in zip(self.keys, self.size)]
         return F.pad(v, (low, high[1], low, high[0]))
+
+    def _every(self, first: int, axis: int) -> slice:
+        """Of rows (axis 0) or columns (1) of the spread: one for each key."""
+        return slice(first, first + self.key_stride * (self.keys[axis] - 1) + 1, self.key_stride)
 
     def _windows(self, spread: Tensor) -> Tensor:
         """(G, C, H, W) -> (G, C, stride, stride, rows, columns of keys), a view: the pixels from each key on."""

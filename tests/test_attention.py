@@ -171,3 +171,20 @@ def test_huge_similarities_stay_finite() -> None:
     out = streaming(*inputs, graph="released", patch=7, stride=4, key_stride=1)
     assert out.isfinite().all()
     assert all(g.isfinite().all() for g in torch.autograd.grad(out.square().sum(), inputs))
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # of torch itself
+@pytest.mark.parametrize("key_stride", [1, 2])
+def test_compiled_is_one_graph(key_stride: int) -> None:
+    """As `dagl train` uses it on GPUs: no breaks, the same output and gradients."""
+    torch.manual_seed(0)
+    config = ModelConfig(
+        blocks=2, features=8, heads=2, stages=1, head_features=4, embedding=6, key_stride=key_stride
+    )  # fmt: skip
+    model, x = DAGL(config), torch.rand(2, 1, 12, 13)
+    results = []
+    for network in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
+        out = network(x)
+        results.append((out, *torch.autograd.grad(out.square().sum(), [*model.parameters()])))
+    for eager, compiled in zip(*results):
+        assert torch.allclose(eager, compiled, rtol=1e-3, atol=1e-5)
