@@ -7,6 +7,7 @@ same way as an uninterrupted run of one process.
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import json
 import math
@@ -437,6 +438,8 @@ def processes(device: str) -> Iterator[World]:
         yield World(dist.get_rank(), size, where)
     finally:
         dist.destroy_process_group()
+        # DistributedDataParallel lies in a cycle and holds the group, whose threads abort if they outlive Python
+        gc.collect()
 
 
 @contextmanager
