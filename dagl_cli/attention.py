@@ -100,17 +100,19 @@ def streaming(
     k, v = k.flatten(0, 1), v.flatten(0, 1)
     one = k.shape[-2] * gamma.element_size()  # bytes of a query
     budget = budget or (16 if v.device.type == "cpu" else 256) * 2**20
+    # several heads at once only while they are small
     heads = max(1, budget // 4 // (down * across * one))
     rows, columns = max(1, budget // (across * one)), max(1, budget // one)
-    chunks = [
-        (slice(head, head + heads), Block(height, width, patch, stride, key_stride, top, left, rows, columns))
-        for head in range(0, len(q), heads) for top in range(0, down, rows) for left in range(0, across, columns)
+    blocks = [
+        Block(height, width, patch, stride, key_stride, top, left, rows, columns)
+        for top in range(0, down, rows) for left in range(0, across, columns)
     ]  # fmt: skip
+    chunks = [(slice(head, head + heads), block) for head in range(0, len(q), heads) for block in blocks]
     if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, gamma, beta)):
         kept = 2 * q[..., 0].numel() * one <= keep
         out: Tensor = _Streaming.apply(q, k, v, gamma, beta, graph, chunks, kept)
     else:
-        out = _stream(q, k, v, gamma, beta, graph, chunks, False, True)[0]
+        out = _stream(q, k, v, gamma, beta, graph, chunks, keep=False, in_place=True)[0]
     out = out[..., :height, :width]
     return (out / overlaps(out, patch, stride)).view(*batch, *out.shape[1:])
 
@@ -280,7 +282,7 @@ class Block:
         spread = self._spread(v)
         windows, by_spread = self._windows(spread), torch.zeros_like(spread)
         grad = grad.unflatten(3, (self.around[1], self.stride)).unflatten(2, (self.around[0], self.stride))
-        by_padded = by_rows = None
+        by_padded: Tensor | None = None
         for y, above in reversed(self.meetings):
             rows = self._meet(padded, 0, above)
             by_rows = None if above != range(1) else by_padded
@@ -350,7 +352,7 @@ class _Streaming(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
         q, k, v, gamma, beta, ctx.graph, ctx.chunks, keep = arguments
-        out, kept = _stream(q, k, v, gamma, beta, ctx.graph, ctx.chunks, keep, False)
+        out, kept = _stream(q, k, v, gamma, beta, ctx.graph, ctx.chunks, keep=keep, in_place=False)
         ctx.save_for_backward(q, k, v, gamma, beta, *kept)
         return out
 
