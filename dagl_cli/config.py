@@ -138,16 +138,17 @@ _QUARTER = replace(_HALF, features=128, blocks=6, outer_blocks=3)
 
 VARIANTS: dict[str, ModelConfig] = {
     "paper": _PAPER,
+    "lite": replace(_QUARTER, blocks=12, stages=1, heads=1, embedding=64),
     "fast": replace(_QUARTER, stages=1, heads=1, embedding=64),
-    "lite": replace(_HALF, blocks=12, stages=1, heads=1, key_stride=2, embedding=64),
+    "half": replace(_HALF, blocks=12, stages=1, heads=1, key_stride=2, embedding=64),
+    "unet-deep": replace(_QUARTER, blocks=12, stages=0, heads=0),
     "unet": replace(_QUARTER, stages=0, heads=0),
-    "unet-deep": replace(_QUARTER, stages=0, heads=0, blocks=12),
     "trunk": replace(_HALF, blocks=12, stages=0, heads=0),
 }
-"""Named shapes. `paper` is DAGL as released; `lite` is DAGL at half resolution with one head; `fast` has half of its
-blocks, and its head, at a quarter of the resolution and twice as wide. `unet` and `trunk` are the residual networks of
-`fast` and `lite` without a graph (so they are not DAGL, and are never called so); `unet-deep` has twice the blocks at a
-quarter of the resolution."""
+"""Named shapes. `paper` is DAGL as released. `lite` is DAGL for CPUs, with its blocks and one head at a quarter of the
+resolution, between ResBlocks at half of it; `fast` has half of its blocks; `half` is narrower and runs at half of the
+resolution. `unet-deep`, `unet` and `trunk` are the residual networks of these three without a graph (so they are not
+DAGL, and are never called so)."""
 
 
 def model_config(variant: str, task: str, channels: int) -> ModelConfig:

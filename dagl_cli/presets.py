@@ -12,10 +12,12 @@ from typing import Any
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
-from .config import TASKS, ModelConfig, model_config
+from .config import TASKS, VARIANTS, ModelConfig, model_config
 from .errors import UsageError
 
 CHOICES: dict[str, tuple[str, ...]] = {
+    "task": tuple(TASKS),
+    "variant": tuple(VARIANTS),
     "loss": ("psnr", "mse", "l1"),
     "optimizer": ("muon", "adam"),
     "schedule": ("cosine", "step"),
@@ -117,6 +119,8 @@ class TrainConfig:
         for scale in self.scales:
             if not 0 < scale < 1:
                 raise UsageError(f"--scales must be between 0 and 1, not {scale!r}")
+            if self.scales.count(scale) > 1:
+                raise UsageError(f"--scales {scale!r} is given twice: once each")
         self.model_config()
 
     def model_config(self) -> ModelConfig:
@@ -177,11 +181,7 @@ _TABLE6 = {1: (0, 0), 2: (1, 3), 3: (2, 3), 4: (3, 3), 5: (4, 3), 6: (5, 3), 7: 
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": dict(variant="paper", batch=32, lr=4e-4, warmup=1000),
-    "fast": dict(variant="fast", batch=2, crop=128, lr=1e-3),
-    "lite": dict(variant="lite", batch=8, lr=1e-3),
-    "unet": dict(variant="unet", batch=8, lr=1e-3),
-    "unet-deep": dict(variant="unet-deep", batch=4, crop=128, lr=7e-4),
-    "trunk": dict(variant="trunk", batch=8, lr=1e-3),
+    **{name: dict(variant=name, batch=4, crop=128, lr=7e-4) for name in VARIANTS if name != "paper"},
     "release": _RELEASE,
     **{f"table5:{name}": _TABLES | {"model": {"noise_map": False} | change} for name, change in _TABLE5.items()},
     **{
@@ -265,7 +265,8 @@ def parse_set(settings: list[str]) -> dict[str, Any]:
 
 def checked(values: dict[str, Any], kind: type, source: str) -> dict[str, Any]:
     """values, if their names and types are those of the dataclass `kind`. Raises UsageError."""
-    hints = typing.get_type_hints(kind)
+    types_of = typing.get_type_hints(kind)
+    hints = {f.name: types_of[f.name] for f in fields(kind)}
     for name, value in values.items():
         if name not in hints:
             raise UsageError(f"{source} unknown setting '{name}': choose from {', '.join(hints)}")

@@ -96,7 +96,7 @@ def test_settings_of_the_network() -> None:
     assert presets.parse_set(["outer_blocks=3", "graph=paper"]) == {"outer_blocks": 3, "graph": "paper"}
     with pytest.raises(UsageError, match="NAME=VALUE"):
         presets.parse_set(["outer_blocks"])
-    with pytest.raises(UsageError, match="unknown setting 'wings'"):
+    with pytest.raises(UsageError, match="unknown setting 'wings': choose from .*, outer_blocks, activation$"):
         presets.parse_set(["wings=2"])
 
 
@@ -106,10 +106,15 @@ def test_scales_are_between_0_and_1(scale: float) -> None:
         resolve(NEEDED | LENGTH | {"scales": [0.5, scale]})
 
 
+def test_a_scale_is_given_once() -> None:
+    with pytest.raises(UsageError, match="--scales 0.5 is given twice"):
+        resolve(NEEDED | LENGTH | {"scales": [0.5, 0.67, 0.5]})
+
+
 def test_what_is_missing_is_named() -> None:
     with pytest.raises(UsageError, match="give --data"):
         resolve({"task": "denoise", "steps": 1, "output": Path("run")})
-    with pytest.raises(UsageError, match="--preset quick is unknown: choose one of paper, fast"):
+    with pytest.raises(UsageError, match="--preset quick is unknown: choose one of paper, lite"):
         resolve(NEEDED | {"preset": "quick"})
 
 

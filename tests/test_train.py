@@ -43,7 +43,7 @@ def photos(tmp_path: Path) -> Path:
 
 def config(photos: Path, output: Path, **changes: object) -> TrainConfig:
     settings = dict(
-        task="denoise", data=[photos], output=output, channels=1, model=TINY, steps=6, batch=4, crop=16,
+        task="denoise", data=[photos], output=output, channels=1, variant="half", model=TINY, steps=6, batch=4, crop=16,
         precision="fp32", device="cpu", threads=1, warmup=2, save_minutes=0.0, log_minutes=0.0,
     )  # fmt: skip
     return TrainConfig(**(settings | changes))  # type: ignore[arg-type]
@@ -109,7 +109,7 @@ import torch
 torch.set_num_threads(1)
 from dagl_cli.train import TrainConfig, train
 tiny = dict(features=8, blocks=2, stages=1, heads=1, head_features=4, embedding=4)
-train(TrainConfig(task="denoise", data=[Path(sys.argv[1])], output=Path(sys.argv[2]), channels=1, model=tiny,
+train(TrainConfig(task="denoise", data=[Path(sys.argv[1])], output=Path(sys.argv[2]), channels=1, variant="half", model=tiny,
     steps=int(sys.argv[3]), batch=4, crop=16, precision="fp32", device="cpu", warmup=2, save_minutes=0.0,
     log_minutes=0.0, micro_batch=1))
 """
@@ -340,6 +340,8 @@ def test_losses_fall_with_the_error(loss: str) -> None:
         ({"model": {"channels": 3}}, "--set channels is not a setting of the network alone: use --gray or --color"),
         ({"model": {"task": "dejpeg"}}, "--set task"),
         ({"task": "dejpeg", "model": {"noise_map": True}}, "--task dejpeg gives no noise level"),
+        ({"task": "dehaze"}, "--task dehaze is unknown: choose one of denoise"),
+        ({"variant": "tiny"}, "--variant tiny is unknown: choose one of paper, lite"),
         ({"optimizer": "sgd"}, "--optimizer sgd is unknown: choose one of muon, adam"),
         ({"seed": 2**63}, "--seed"),
         ({"init_from": "nobody"}, "--init-from nobody"),
