@@ -156,15 +156,10 @@ def _chunk(
 
 def _released_weights(s: Tensor, gamma: Tensor, beta: Tensor, in_place: bool) -> Tensor:
     """`edge_weights` for graph 'released', with few passes over the graph."""
-    threshold, top = s.mean(-1) * gamma - beta, s.amax(-1)
-    top = SOFTMAX_SCALE * top.relu() * (top - threshold).relu()  # the largest logit, 10 S M: it grows with S
-    m = (s - threshold[..., None]).relu_()
-    alpha = torch.addcmul(-top[..., None], s, m, value=SOFTMAX_SCALE, out=s if in_place else None)
-    # Without the floor, exp gives denormal numbers, on which matrix products are five times slower. Without the
-    # ceiling, rounding lets huge logits rise above `top`, and exp overflows.
-    alpha.clamp_(min=-40 if s.dtype == torch.float32 else -80, max=0).exp_()
-    total = alpha.sum(-1, keepdim=True)
-    return alpha.mul_(m.sign_()).div_(total)
+    m = (s - (s.mean(-1) * gamma - beta)[..., None]).relu_()
+    logits = torch.addcmul(s.new_zeros(1), s, m, value=SOFTMAX_SCALE, out=s if in_place else None)
+    alpha = logits.softmax(-1).mul_(m.sign_())
+    return F.threshold(alpha, 1e-18, 0.0, inplace=True)  # products with denormal numbers are five times slower
 
 
 def _released_weights_backward(
