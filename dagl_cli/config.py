@@ -79,10 +79,12 @@ class ModelConfig:
             raise UsageError(f"activation '{self.activation}' is unknown: choose prelu or relu")
         if self.blocks < 2 or self.blocks % 2:
             raise UsageError(f"blocks must be even and at least 2, not {self.blocks}")
-        if self.stages < 0 or (self.stages > 0 and self.heads < 1):
-            raise UsageError(f"stages {self.stages} with heads {self.heads} is not a network")
-        if self.outer_blocks < 0 or (self.outer_blocks and self.features % 2):
-            raise UsageError(f"outer_blocks {self.outer_blocks} with features {self.features} is not a network")
+        if self.stages and self.heads < 1:
+            raise UsageError(f"heads must be at least 1 where there are stages ({self.stages}), not {self.heads}")
+        if self.outer_blocks and self.features % 2:
+            raise UsageError(
+                f"features must be even where there are outer_blocks ({self.outer_blocks}), not {self.features}"
+            )
         if self.patch % 2 == 0 or self.stride > self.patch or self.stride % self.key_stride:
             raise UsageError("patch must be odd, stride at most patch and a multiple of key_stride")
 
@@ -158,7 +160,7 @@ def model_config(variant: str, task: str, channels: int) -> ModelConfig:
     if task not in TASKS:
         raise UsageError(f"task '{task}' is unknown: choose one of {', '.join(TASKS)}")
     if channels not in TASKS[task].channels:
-        raise UsageError(f"task '{task}' has no model for {channels} channel(s)")
+        raise UsageError(f"task '{task}' has no model for {channels} channel(s): use --color, channels=3")
     blocks = 32 if (variant, task) == ("paper", "demosaic") else VARIANTS[variant].blocks
     return replace(VARIANTS[variant], task=task, channels=channels, blocks=blocks, noise_map=TASKS[task].noise_map)
 

@@ -508,7 +508,7 @@ class FileRestorer:
         if self.task == "demosaic" and (picture.pixels > 0).sum(-1, dtype=np.uint8).max() > 1:
             report.note = f"a whole picture, not a mosaic: of each pixel only the sample of {pattern} was used"
         if restorer.config.noise_map and picture.pixels.shape[-1] < restorer.config.channels and not report.note:
-            report.note = "a model for colour leaves much of a gray picture's noise: leave out --model and DAGL_MODEL for one for gray"
+            report.note = "a model for colour leaves much of a gray picture's noise: leave --model out"
         pixels = torch.from_numpy(picture.pixels).permute(2, 0, 1)
         restored = _run(restorer, pixels, sigma, pattern, progress)
         return report, restored.permute(1, 2, 0).numpy()

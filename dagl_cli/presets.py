@@ -107,9 +107,14 @@ class TrainConfig:
         for name, least in lowest.items():
             value = getattr(self, name)
             if value is not None and not least <= value < float("inf"):
-                raise UsageError(f"{flag(name)} must be at least {least}, not {value}")
+                raise UsageError(f"{flag(name)} must be at least {least} and finite, not {value}")
         if self.minutes is not None and not 0 < self.minutes < float("inf"):
             raise UsageError(f"--minutes must be more than 0, not {self.minutes}")
+        for name, most in {"batch": 2**16, "crop": 2**13, "threads": 1024, "workers": 1024}.items():
+            if (getattr(self, name) or 0) > most:
+                raise UsageError(f"{flag(name)} must be at most {most}, not {getattr(self, name)}")
+        if self.init_from == "":
+            raise UsageError("--init-from is empty: name a weight file or a bundled model, or leave it out")
         if self.seed >= 2**63:
             raise UsageError(f"--seed must be below 2**63, not {self.seed}")
         if self.ema >= 1:
@@ -204,7 +209,7 @@ def resolve(
     Raises UsageError for an unknown preset, and for task, data or output given nowhere.
     """
     toml = toml or {}
-    name = given.get("preset") or toml.get("preset")
+    name = given.get("preset", toml.get("preset"))
     if name is not None and name not in PRESETS:
         raise UsageError(f"--preset {name} is unknown: choose one of {', '.join(PRESETS)}")
     sources = [defaults or {}, PRESETS.get(name or "", {}), toml, given]
@@ -239,7 +244,9 @@ def read_toml(path: Path) -> dict[str, Any]:
     except (TOMLKitError, UnicodeDecodeError) as error:
         raise UsageError(f"--config {path}: not TOML ({' '.join(str(error).split())})") from None
     values |= {name: _paths(values[name]) for name in ("data", "output") if name in values}
-    return checked(values, TrainConfig, f"--config {path}:")
+    checked(values, TrainConfig, f"--config {path}:")
+    checked(values.get("model", {}), ModelConfig, f"--config {path}: [model]")
+    return values
 
 
 def to_toml(config: TrainConfig) -> str:

@@ -130,6 +130,11 @@ def _train(
     optimizers = optimizers_for(model, config)
     step, elapsed, skipped = 0, 0.0, 0
     if state:
+        if [t.shape for t in state["model"].values()] != [t.shape for t in model.state_dict().values()]:
+            raise UsageError(
+                f"--output {config.output} holds a run of another version's '{config.variant}', a network of another "
+                "shape: start a new run"
+            )
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
@@ -237,7 +242,7 @@ def _train(
             skipped = before + int(bad)
             if bad_in_a_row >= min(MOST_BAD_BATCHES, max(1, step / 2) if finished else math.inf):
                 raise DaglError(
-                    f"the last {int(bad_in_a_row)} losses were not finite: start again with --lr below {config.lr:g}"
+                    f"no loss is finite any more ({int(bad_in_a_row)} steps): start again with --lr below {config.lr:g}"
                 )
             row = {
                 "step": step, "minutes": round(elapsed / 60, 3),
@@ -382,7 +387,7 @@ def init_from(model: DAGL, source: str, config: TrainConfig) -> Row:
     left = own.keys() - matching.keys()
     channels = {k for k in left if k in other and k.startswith(("conv_in.", "conv_out."))}
     return {
-        "init_from": path.name, "taken": len(matching), "channels differ": sorted(channels),
+        "init_from": path.name, "taken": len(matching), "of": len(own), "channels differ": sorted(channels),
         "fresh": sorted(left - channels), "unused": sorted(other.keys() - matching.keys() - channels),
     }  # fmt: skip
 
@@ -517,8 +522,12 @@ def continued(config: TrainConfig, saved: Row) -> TrainConfig:
     new = plain(config)
     for name, value in saved.items():
         if name not in FREE_ON_RESUME and new[name] != value:
+            here, there = (
+                ", ".join(f"{k}={v}" for k, v in x.items()) or "nothing" if isinstance(x, dict) else x
+                for x in (new[name], value)
+            )
             raise UsageError(
-                f"{presets.flag(name)} {new[name]} differs from the run in {config.output} ({value}): "
+                f"{presets.flag(name)} {here} differs from the run in {config.output} ({there}): "
                 "leave it out to resume, or start a new run"
             )
     return config

@@ -166,7 +166,7 @@ def test_bfloat16_values_keep_float32_similarities() -> None:
 
 @pytest.mark.parametrize("scale", [1, 100, 300])
 def test_huge_similarities(scale: float) -> None:
-    """In float32, logits of 1e12 choose one neighbour, the largest, as they do in float64, and their gradients vanish."""
+    """In float32 too, logits of 1e12 choose one neighbour, the largest, and their gradients vanish."""
     options = dict(graph="released", patch=7, stride=4, key_stride=1)
     q, k, v, gamma, beta = (t.float() for t in tensors(16, 16, 4, 1))
     inputs = [t.requires_grad_() for t in (scale * q, scale * k, v, gamma, beta)]

@@ -82,6 +82,7 @@ def test_toml_comes_back(tmp_path: Path) -> None:
         ('scales = ["half"]', "scales must be a list of numbers"),
         ("scales = [true]", "scales must be a list of numbers"),
         ("tensorboard = 1", "tensorboard must be bool"),
+        ("[model]\nblocs = 3", r"run.toml: \[model\] unknown setting 'blocs'"),
     ],
 )
 def test_mistakes_in_toml_are_named(tmp_path: Path, text: str, message: str) -> None:
@@ -96,7 +97,7 @@ def test_settings_of_the_network() -> None:
     assert presets.parse_set(["outer_blocks=3", "graph=paper"]) == {"outer_blocks": 3, "graph": "paper"}
     with pytest.raises(UsageError, match="NAME=VALUE"):
         presets.parse_set(["outer_blocks"])
-    with pytest.raises(UsageError, match="unknown setting 'wings': choose from .*, outer_blocks, activation$"):
+    with pytest.raises(UsageError, match=r"unknown setting 'wings': choose from .*, outer_blocks, activation$"):
         presets.parse_set(["wings=2"])
 
 
@@ -107,7 +108,7 @@ def test_scales_are_between_0_and_1(scale: float) -> None:
 
 
 def test_a_scale_is_given_once() -> None:
-    with pytest.raises(UsageError, match="--scales 0.5 is given twice"):
+    with pytest.raises(UsageError, match=r"--scales 0\.5 is given twice"):
         resolve(NEEDED | LENGTH | {"scales": [0.5, 0.67, 0.5]})
 
 

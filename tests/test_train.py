@@ -109,9 +109,9 @@ import torch
 torch.set_num_threads(1)
 from dagl_cli.train import TrainConfig, train
 tiny = dict(features=8, blocks=2, stages=1, heads=1, head_features=4, embedding=4)
-train(TrainConfig(task="denoise", data=[Path(sys.argv[1])], output=Path(sys.argv[2]), channels=1, variant="half", model=tiny,
-    steps=int(sys.argv[3]), batch=4, crop=16, precision="fp32", device="cpu", warmup=2, save_minutes=0.0,
-    log_minutes=0.0, micro_batch=1))
+train(TrainConfig(task="denoise", data=[Path(sys.argv[1])], output=Path(sys.argv[2]), channels=1,
+    variant="half", model=tiny, steps=int(sys.argv[3]), batch=4, crop=16, precision="fp32", device="cpu",
+    warmup=2, save_minutes=0.0, log_minutes=0.0, micro_batch=1))
 """
 
 
@@ -199,7 +199,7 @@ def test_bad_batches_are_skipped_and_counted(photos: Path, tmp_path: Path, monke
     bad = {5}
     train(config(photos, tmp_path / "the last one"))
     bad = {3, 4, 5}
-    with pytest.raises(DaglError, match="the last 3 losses were not finite"):
+    with pytest.raises(DaglError, match="no loss is finite any more"):
         train(config(photos, tmp_path / "the last half"))
     bad = set(range(500))
     monkeypatch.setattr(training, "MOST_BAD_BATCHES", 3)
@@ -343,6 +343,13 @@ def test_losses_fall_with_the_error(loss: str) -> None:
         ({"task": "dehaze"}, "--task dehaze is unknown: choose one of denoise"),
         ({"variant": "tiny"}, "--variant tiny is unknown: choose one of paper, lite"),
         ({"optimizer": "sgd"}, "--optimizer sgd is unknown: choose one of muon, adam"),
+        ({"lr": float("inf")}, "--lr must be at least 0 and finite, not inf"),
+        ({"batch": 10**9}, "--batch must be at most 65536"),
+        ({"threads": 100_000}, "--threads must be at most 1024"),
+        ({"variant": "lite", "model": {"features": 127}}, "--set features must be even where there are outer_blocks"),
+        ({"model": {"heads": 0, "stages": 1}}, "--set heads must be at least 1"),
+        ({"task": "demosaic", "channels": 1}, "use --color"),
+        ({"init_from": ""}, "--init-from is empty"),
         ({"seed": 2**63}, "--seed"),
         ({"init_from": "nobody"}, "--init-from nobody"),
     ],
@@ -380,10 +387,28 @@ def test_the_command(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (("--resume",), "give --output"),
         (("--resume", "-o", tmp_path / "none"), "holds no run"),
         ((*new, "-o", tmp_path / "x", "--preset", "nope"), "--preset nope"),
+        ((*new, "-o", tmp_path / "x", "--preset", ""), "--preset  is unknown"),
+        ((*new, "-o", ""), "a name is empty"),
+        ((*new, "-o", tmp_path / "own.toml" / "x"), "own.toml is a file, give a folder"),
+        ((*output, "--resume", "--set", "blocks=4"), "--set features=8, blocks=4 differs from"),
     ):
         code, text = dagl(*arguments)
         assert (code, text.count("\n")) == (2, 1)
         assert message in text
+    source = ("--init-from", tmp_path / "run/model.safetensors")
+    assert "11 of 14 tensors; 3 differ in channels" in dagl(*new, *source, "--color", "-o", tmp_path / "colour")[1]
+    assert "too few for the same shape" in dagl(*new, *source, "--set", "features=12", "-o", tmp_path / "wide")[1]
+
+
+def test_a_run_of_another_shape_is_not_resumed(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after an update in which the variant's name means another network."""
+    run = config(photos, tmp_path / "run", steps=1)
+    train(run)
+    before = {path.name: path.read_bytes() for path in run.output.iterdir()}
+    monkeypatch.setitem(training.TrainConfig.model_config.__globals__["VARIANTS"], "half", ModelConfig(scale=2))
+    with pytest.raises(UsageError, match="holds a run of another version's 'half'"):
+        train(replace(run, steps=2), resume=True)
+    assert {path.name: path.read_bytes() for path in run.output.iterdir()} == before
 
 
 def test_few_photos_still_make_a_report(photos: Path, tmp_path: Path) -> None:
@@ -483,7 +508,7 @@ def test_long_validations_do_not_stop_the_training(
 
 def test_weights_that_are_not_finite_are_never_saved(photos: Path, tmp_path: Path) -> None:
     run = config(photos, tmp_path / "run", steps=30, lr=1e30, warmup=0, clip=0.0, optimizer="adam", save_minutes=1e6)
-    with pytest.raises(DaglError, match=r"not finite.*: start again with --lr below 1e\+30"):
+    with pytest.raises(DaglError, match=r"no loss is finite any more.*: start again with --lr below 1e\+30"):
         train(run)
     assert all(tensor.isfinite().all() for tensor in tensors(run.output / "model.safetensors").values())
 

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -29,6 +30,13 @@ def plain(line: str) -> str:
 def say(line: str, style: str = "") -> None:
     """One line of message on stderr, unwrapped; markup and control characters in file names do nothing."""
     errors.print(plain(line), style=style or None, markup=False, emoji=False, soft_wrap=True)
+
+
+def a_path(text: str) -> Path:
+    """Refuses the empty name, which a script's unset variable gives and which would mean the current folder."""
+    if not text:
+        raise typer.BadParameter("a name is empty; write . for the current folder")
+    return Path(text)
 
 
 CommandLineError: type[Any] = typer.BadParameter.__bases__[0]

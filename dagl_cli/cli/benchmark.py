@@ -16,7 +16,7 @@ from rich.table import Table
 
 from .. import datasets
 from ..errors import DaglError, ToleranceError, UsageError, WeightsError
-from . import app, errors, say
+from . import a_path, app, errors, say
 from .datasets import DataDir, fetch
 from .restore import Device, Ensemble, Json, Model, Offline, Overlap, Precision, Quiet, Tile, parse_tile
 
@@ -34,7 +34,9 @@ def benchmark(
     sigma: Annotated[list[float] | None, typer.Option(help="Noise level, for denoise; repeatable.")] = None,
     quality: Annotated[list[int] | None, typer.Option(help="JPEG quality, for dejpeg; repeatable.")] = None,
     model: Model = None,
-    models: Annotated[Path | None, typer.Option(help="Folder of trained variants, for --table 5 and 6.")] = None,
+    models: Annotated[
+        Path | None, typer.Option(parser=a_path, help="Folder of trained variants, for --table 5 and 6.")
+    ] = None,
     protocol: Annotated[
         str, typer.Option(help="paper: its chop, results as floats; practical: blended tiles, results in 8 bits.")
     ] = "paper",
@@ -43,8 +45,10 @@ def benchmark(
         list[str] | None, typer.Option(help="Another method, or a checkpoint's path; repeatable.")
     ] = None,
     data_dir: DataDir = None,
-    dnd: Annotated[Path | None, typer.Option(help="Folder of the DND data, for --table 2.")] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the DND submission.")] = Path("dnd"),
+    dnd: Annotated[Path | None, typer.Option(parser=a_path, help="Folder of the DND data, for --table 2.")] = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", parser=a_path, help="Folder for the DND submission.")
+    ] = Path("dnd"),
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first images of every set.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the noise; the paper's is 1.")] = 1,
     device: Device = "auto",
@@ -56,13 +60,14 @@ def benchmark(
         float | None, typer.Option(min=0, help="Exit with 5 if a row is more than this many dB below its reference.")
     ] = None,
     reference: Annotated[
-        Path | None, typer.Option(help="Output of an earlier --json, for --tolerance; default: the paper's DAGL.")
+        Path | None,
+        typer.Option(parser=a_path, help="Output of an earlier --json, for --tolerance; default: the paper's DAGL."),
     ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Measure again what was measured before.")] = False,
     as_json: Json = False,
-    csv_file: Annotated[Path | None, typer.Option("--csv", help="Write every row to this file.")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Write the table to this file.")] = None,
-    report: Annotated[Path | None, typer.Option(help="Write an HTML report to this file.")] = None,
+    csv_file: Annotated[Path | None, typer.Option("--csv", parser=a_path, help="Write every row to this file.")] = None,
+    markdown: Annotated[Path | None, typer.Option(parser=a_path, help="Write the table to this file.")] = None,
+    report: Annotated[Path | None, typer.Option(parser=a_path, help="Write an HTML report to this file.")] = None,
     quiet: Quiet = False,
     offline: Offline = False,
 ) -> None:

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import DaglError, UsageError
-from . import app, errors, plain, say
+from . import a_path, app, errors, plain, say
 from .restore import MAX_PIXELS, Json, MaxPixels, Overwrite, Quiet, images_below
 
 if TYPE_CHECKING:
@@ -27,13 +27,18 @@ if TYPE_CHECKING:
 
 @app.command()
 def compare(
-    a: Annotated[Path, typer.Argument(metavar="A", help="Image or folder.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Another image, or a folder with files of the same names.")],
+    a: Annotated[Path, typer.Argument(metavar="A", parser=a_path, help="Image or folder.")],
+    b: Annotated[
+        Path,
+        typer.Argument(metavar="B", parser=a_path, help="Another image, or a folder with files of the same names."),
+    ],
     reference: Annotated[
-        Path | None, typer.Option(help="The clean image or folder: A and B are both measured against it.")
+        Path | None,
+        typer.Option(parser=a_path, help="The clean image or folder: A and B are both measured against it."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="HTML report with a slider and a difference map.")
+        Path | None,
+        typer.Option("-o", "--output", parser=a_path, help="HTML report with a slider and a difference map."),
     ] = None,
     max_pixels: MaxPixels = MAX_PIXELS,
     overwrite: Overwrite = False,

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from .. import datasets
 from ..errors import DaglError
-from . import app, errors, say
+from . import a_path, app, errors, say
 
 commands = typer.Typer(help="The paper's test sets, checked against their SHA-256.", no_args_is_help=True)
 app.add_typer(commands, name="datasets")
@@ -22,6 +22,7 @@ Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Se
 DataDir = Annotated[
     Path | None,
     typer.Option(
+        parser=a_path,
         help="Folder that holds the sets' folders; default: dagl/datasets in the user's cache folder.",
         envvar="DAGL_DATA_DIR",
         show_default=False,

@@ -16,7 +16,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..errors import DaglError, ImageError, UsageError, WeightsError
-from . import app, errors, say
+from . import a_path, app, errors, say
 
 if TYPE_CHECKING:
     from ..pipeline import FileRestorer
@@ -24,24 +24,17 @@ if TYPE_CHECKING:
 STDIO = Path("-")
 
 
-def _path(text: str) -> Path:
-    """Refuses the empty name, which a script's unset variable gives and which would mean the current folder."""
-    if not text:
-        raise typer.BadParameter("a name is empty; write . for the current folder")
-    return Path(text)
-
-
 Inputs = Annotated[
     list[Path],
     typer.Argument(
         metavar="IN... [OUT]",
-        parser=_path,
+        parser=a_path,
         help="Image, folder, or - for stdin; then the output image or folder. Several inputs: use -o.",
         show_default=False,
     ),
 ]
 Output = Annotated[
-    Path | None, typer.Option("-o", "--output", parser=_path, help="Folder (or, for one input, file) for the results.")
+    Path | None, typer.Option("-o", "--output", parser=a_path, help="Folder (or, for one input, file) for the results.")
 ]
 Suffix = Annotated[str, typer.Option(help="Added to the name where no output is given.", envvar="DAGL_SUFFIX")]
 Model = Annotated[

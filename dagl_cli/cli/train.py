@@ -17,7 +17,7 @@ from .. import presets
 from ..config import VARIANTS
 from ..errors import UsageError
 from ..presets import PRESETS, TrainConfig
-from . import app, errors, say
+from . import a_path, app, errors, say
 
 _DEFAULTS = {f.name: f.default for f in fields(TrainConfig)}
 
@@ -26,7 +26,8 @@ def _option(name: str, help: str, *flags: str, envvar: str | None = None) -> Any
     """A setting's flag. It is None where it is not given, so that a TOML file and a preset can say it."""
     default = _DEFAULTS[name]
     shown = False if default is MISSING or default is None or default == "" else str(default)
-    return typer.Option(*flags, help=help, show_default=shown, envvar=envvar)
+    parser = a_path if name in ("data", "output") else None
+    return typer.Option(*flags, parser=parser, help=help, show_default=shown, envvar=envvar)
 
 
 @app.command()
@@ -39,7 +40,7 @@ def train(
         Path | None, _option("output", "Folder for weights, checkpoint, log and report.", "-o", "--output")
     ] = None,
     preset: Annotated[str | None, _option("preset", f"Settings to start from: {', '.join(PRESETS)}.")] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file of settings; flags come first.")] = None,
+    config: Annotated[Path | None, typer.Option(parser=a_path, help="TOML file of settings; flags come first.")] = None,
     gray: Annotated[
         bool | None, typer.Option("--gray/--color", help="A model for gray or for colour images.", show_default="color")
     ] = None,
@@ -107,8 +108,9 @@ def train(
             raise UsageError(f"--output {folder} holds no run to --resume")
         saved = presets.read_toml(folder / "run.toml") | {"output": folder}
     settings = presets.resolve(given, toml, saved)
-    if settings.output.exists() and not settings.output.is_dir():
-        raise UsageError(f"--output {settings.output} is a file: give a folder")
+    for folder in (settings.output, *settings.output.parents):
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"--output {settings.output}: {folder} is a file, give a folder")
 
     from ..train import train as run
 
@@ -128,6 +130,11 @@ def train(
         if "left_out" in row:
             name, why = next(iter(row["left_out"].items()))
             say(f"Left out: {len(row['left_out'])} files, such as {name} ({why})", "yellow")
+        elif "init_from" in row:
+            kinds = {"channels differ": "differ in channels", "fresh": "fresh", "unused": "unused"}
+            more = ", ".join(f"{len(row[k])} {text}" for k, text in kinds.items() if row[k])
+            few = " (too few for the same shape: see --variant)" if 2 * row["taken"] < row["of"] else ""
+            say(f"From {row['init_from']}: {row['taken']} of {row['of']} tensors{few}" + (f"; {more}" if more else ""))
         elif not live or "step" not in row or "psnr" in row:
             say("  ".join(f"{k} {_shown(v)}" for k, v in row.items()))
 

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from rich.table import Column, Table
 
 from ..errors import UsageError, WeightsError
-from . import app, errors, say
+from . import a_path, app, errors, say
 from .restore import Json, Offline, Overwrite, Quiet
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ Names = Annotated[
 ]
 Name = Annotated[str, typer.Argument(metavar="MODEL", help="Bundled or imported name, file, or hub:OWNER/REPO[:FILE].")]
 Results = Annotated[
-    list[Path] | None, typer.Option("--results", help="Output of `dagl benchmark --json` (may be given again).")
+    list[Path] | None,
+    typer.Option("--results", parser=a_path, help="Output of `dagl benchmark --json` (may be given again)."),
 ]
 
 
@@ -247,11 +248,12 @@ def import_weights(
     task: Annotated[str, typer.Option(help="denoise, real, dejpeg or demosaic: which of the authors' models.")],
     source: Annotated[
         Path | None,
-        typer.Argument(metavar="[FILE]", help="Checkpoint (.pt), or a copy of the authors' archive (zip, tar); "
-                       "default: fetched from the authors' repository."),
+        typer.Argument(metavar="[FILE]", parser=a_path, help="Checkpoint (.pt), or a copy of the authors' archive "
+                       "(zip, tar); default: fetched from the authors' repository."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Weight file to write; default: among the imported ones.")
+        Path | None,
+        typer.Option("-o", "--output", parser=a_path, help="Weight file to write; default: among the imported ones."),
     ] = None,
     member: Annotated[str | None, typer.Option(help="Which file of an archive.")] = None,
     url: Annotated[
@@ -312,7 +314,7 @@ def say_unused(rows: list[dict[str, Any]], made: dict[str, Any]) -> None:
 
 @commands.command()
 def export(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", parser=a_path, help="Folder to write.")],
     models: Annotated[
         list[str] | None, typer.Option("--model", help="Name or file (may be given again); default: the bundled ones.")
     ] = None,
@@ -360,7 +362,9 @@ def export(
 
 @commands.command()
 def manifest(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of weight files, as weights/ of the source.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", parser=a_path, help="Folder of weight files, as weights/ of the source.")
+    ],
     results: Results = None,
     quiet: Quiet = False,
 ) -> None:
