@@ -104,15 +104,16 @@ def list_weights(as_json: Json = False) -> None:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    table = Table("name", "task", "colours", "network", "parameters", "steps", "licence", box=None, pad_edge=False)
+    table = Table("name", "task", "colours", "network", "parameters", "licence", box=None, pad_edge=False)
     for column in table.columns[:-1]:
         column.no_wrap = True
     table.columns[-1].min_width = 10
     for row in rows:
-        steps = row["training"].get("steps")
+        variant = f" ({row['variant']})" if row["variant"] else ""
         table.add_row(
-            row["name"], row["task"], "gray" if row["channels"] == 1 else "RGB", row["network"].split(", ")[-1],
-            f"{row['parameters']:,}", f"{steps:,}" if steps else "", (row["licence"] or "not stated").split(":")[0],
+            row["name"], row["task"], "gray" if row["channels"] == 1 else "RGB",
+            row["network"].split(", ")[-1] + variant, f"{row['parameters']:,}",
+            (row["licence"] or "not stated").split(":")[0],
         )  # fmt: skip
     Console().print(table)
 
