@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from dagl_cli import hub, weights
 from dagl_cli.cli import app
-from dagl_cli.config import TASKS, ModelConfig
+from dagl_cli.config import TASKS, ModelConfig, model_config
 from dagl_cli.errors import UsageError, WeightsError
 from dagl_cli.model import DAGL
 
@@ -207,7 +207,8 @@ def dagl(*arguments: str) -> Result:
 def test_list(places: Path) -> None:
     first = saved(places / "bundled" / "dejpeg-color.safetensors", tiny("dejpeg", 3), step=1234, minutes=5.5)
     saved(places / "bundled" / "denoise-gray.safetensors", tiny(graph=False))
-    saved(places / "imported" / "release.safetensors", tiny(), licence="none stated: own use only")
+    own = DAGL(model_config("trunk", "denoise", 1))
+    saved(places / "imported" / "release.safetensors", own, licence="none stated: own use only")
     result = dagl("list", "--json")
     rows = json.loads(result.stdout)
     assert result.exit_code == 0
@@ -222,7 +223,7 @@ def test_list(places: Path) -> None:
     assert (rows[2]["from"], rows[2]["licence"]) == ("imported", "none stated: own use only")
     table = dagl("list").stdout
     assert "dejpeg-color" in table
-    assert "1,234" in table
+    assert "no graph (trunk)" in table
     assert "none stated" in table
     (bad := places / "bundled" / "bad.safetensors").write_text("hello")
     result = dagl("list", "--json")
