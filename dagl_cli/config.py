@@ -156,11 +156,11 @@ DAGL, and are never called so)."""
 def model_config(variant: str, task: str, channels: int) -> ModelConfig:
     """The configuration of one of our own models (those that `dagl train` makes)."""
     if variant not in VARIANTS:
-        raise UsageError(f"variant '{variant}' is unknown: choose one of {', '.join(VARIANTS)}")
+        raise UsageError(f"--variant {variant} is unknown: choose one of {', '.join(VARIANTS)}")
     if task not in TASKS:
-        raise UsageError(f"task '{task}' is unknown: choose one of {', '.join(TASKS)}")
+        raise UsageError(f"--task {task} is unknown: choose one of {', '.join(TASKS)}")
     if channels not in TASKS[task].channels:
-        raise UsageError(f"task '{task}' has no model for {channels} channel(s): use --color, channels=3")
+        raise UsageError(f"--task {task} has no model for {channels} channel(s): use --color, channels=3")
     blocks = 32 if (variant, task) == ("paper", "demosaic") else VARIANTS[variant].blocks
     return replace(VARIANTS[variant], task=task, channels=channels, blocks=blocks, noise_map=TASKS[task].noise_map)
 

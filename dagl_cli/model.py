@@ -269,16 +269,20 @@ def convert_released(state: Mapping[str, Tensor], config: ModelConfig) -> dict[s
     return converted
 
 
-def load_strictly(model: nn.Module, state: Mapping[str, Any], source: str) -> None:
-    """load_state_dict that names in one line what does not fit. Raises WeightsError."""
+def misfits(model: nn.Module, state: Mapping[str, Any]) -> list[str]:
+    """What `load_state_dict` would not take: names that are missing or unknown, other shapes."""
     own = model.state_dict()
     problems = [f"lacks {k}" for k in own if k not in state] + [f"has unknown {k}" for k in state if k not in own]
-    problems += [
+    return problems + [
         f"has {k} of shape {tuple(state[k].shape)}, not {tuple(own[k].shape)}"
         for k in own
         if k in state and own[k].shape != state[k].shape
     ]
-    if problems:
+
+
+def load_strictly(model: nn.Module, state: Mapping[str, Any], source: str) -> None:
+    """load_state_dict that names in one line what does not fit. Raises WeightsError."""
+    if problems := misfits(model, state):
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise WeightsError(f"{source} does not fit its own configuration: it {problems[0]}{more}")
     model.load_state_dict(state, assign=True)  # of a network on 'meta' too, so that nothing was made for nothing

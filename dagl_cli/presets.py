@@ -16,8 +16,6 @@ from .config import TASKS, VARIANTS, ModelConfig, model_config
 from .errors import UsageError
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "task": tuple(TASKS),
-    "variant": tuple(VARIANTS),
     "loss": ("psnr", "mse", "l1"),
     "optimizer": ("muon", "adam"),
     "schedule": ("cosine", "step"),
@@ -194,9 +192,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         for case, (heads, stages) in _TABLE6.items()
     },
 }
-"""Name -> settings. `paper`: DAGL as released, 4 heads x 3 stages; `fast`, `lite`, `unet`, `unet-deep`, `trunk`: the
-variants; `release`: trained as the authors did, per task; `table5:NAME`, `table6:CASE`: the cases of the paper's
-ablations, named as there."""
+"""Name -> settings. `paper` and the other names of `VARIANTS`; `release`: trained as the authors did, per task;
+`table5:NAME`, `table6:CASE`: the cases of the paper's ablations, named as there."""
 
 
 def resolve(

@@ -34,7 +34,7 @@ from . import report as pages
 from .data import Crops, Photos, load_photos
 from .errors import DaglError, UsageError, WeightsError
 from .files import write
-from .model import DAGL, ResBlock
+from .model import DAGL, ResBlock, misfits
 from .pipeline import is_out_of_memory, pick_device
 from .presets import TrainConfig
 
@@ -130,7 +130,7 @@ def _train(
     optimizers = optimizers_for(model, config)
     step, elapsed, skipped = 0, 0.0, 0
     if state:
-        if [t.shape for t in state["model"].values()] != [t.shape for t in model.state_dict().values()]:
+        if misfits(model, state["model"]):
             raise UsageError(
                 f"--output {config.output} holds a run of another version's '{config.variant}', a network of another "
                 "shape: start a new run"
@@ -522,15 +522,16 @@ def continued(config: TrainConfig, saved: Row) -> TrainConfig:
     new = plain(config)
     for name, value in saved.items():
         if name not in FREE_ON_RESUME and new[name] != value:
-            here, there = (
-                ", ".join(f"{k}={v}" for k, v in x.items()) or "nothing" if isinstance(x, dict) else x
-                for x in (new[name], value)
-            )
             raise UsageError(
-                f"{presets.flag(name)} {here} differs from the run in {config.output} ({there}): "
-                "leave it out to resume, or start a new run"
+                f"{presets.flag(name)} {_as_given(new[name])} differs from the run in {config.output} "
+                f"({_as_given(value)}): leave it out to resume, or start a new run"
             )
     return config
+
+
+def _as_given(value: Any) -> Any:
+    """A setting as its flag takes it."""
+    return ", ".join(f"{k}={v}" for k, v in value.items()) or "nothing" if isinstance(value, dict) else value
 
 
 def commit() -> str | None:

@@ -203,7 +203,7 @@ def graph_attention(arguments: argparse.Namespace) -> Iterator[Row]:
         restorer = load(name)
         stages = [stage for stage in restorer.model.stages if isinstance(stage, MGFAM)]
         if not stages:
-            raise DaglError(f"--model {name} has no graph: choose another")
+            raise DaglError(f"--model {name} has no graph: choose one that `dagl weights list` calls DAGL")
         seen: list[list[Tensor]] = [[] for _ in stages]
 
         def see(alpha: Tensor, edges: Tensor, into: list[Tensor]) -> None:
