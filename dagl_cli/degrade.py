@@ -123,12 +123,12 @@ def estimate_sigma(pixels: np.ndarray) -> float | None:
     From at most 1024 blocks of 32x32 pixels spread over the image, the flattest that are not clipped to black or
     white are taken. In their small patches noise fills all dimensions evenly and structure only a few, so the
     largest eigenvalues of the patches' covariance are dropped until the rest has its mean at its median, which is
-    the noise's variance (Chen et al., ICCV 2015). Mean absolute error on every 4th image of Kodak24 (colour) and every
-    2nd of BSD68 (gray): 0.5 and 0.5 at sigma 5 (medians 0.2 and 0.1: a few images are texture all over), 0.4 and 0.5
-    at 10, 0.4 and 0.5 at 25, 0.7 and 0.7 at 50 (clipped to 8 bit: 1.6 and 1.8, mostly too low); 1.7 and 1.1 on the
-    clean images (`tests/quality.py estimate` measures whole sets). Film grain and fine texture count as noise;
-    correlated noise (cameras, JPEG) is underestimated. Blocks that are perfectly even tell nothing (bars, burnt-out
-    skies); drawings, pages and screenshots, where the others are even in places too, have none.
+    the noise's variance (Chen et al., ICCV 2015). Mean absolute error on Kodak24 (colour) and BSD68 (gray): 0.26 and
+    0.46 at sigma 5 (medians 0.13 and 0.11: a few images are texture all over), 0.22 and 0.52 at 10, 0.38 and 0.49 at
+    25, 0.80 and 0.77 at 50; clipped to 8 bit the same up to 15, 0.45 and 0.53 at 25, 1.9 and 1.8 at 50, mostly too low
+    (`tests/quality.py estimate`). Film grain and fine texture count as noise; correlated noise (cameras, JPEG) is
+    underestimated. Blocks that are perfectly even tell nothing (bars, burnt-out skies); drawings, pages and
+    screenshots, where the others are even in places too, have none.
     """
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     height, width, channels = pixels.shape
