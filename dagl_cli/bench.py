@@ -360,15 +360,16 @@ def measure(
 
 def _measure_image(case: Case, method: Method, pixels: np.ndarray, protocol: str, seed: int) -> dict[str, Any]:
     clean, bad = degraded(pixels, case.task, case.level, seed)
-    cuda = method.settings["device"].startswith("cuda")
+    device = method.settings["device"]
+    cuda = device.startswith("cuda")
     if cuda:
-        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.reset_peak_memory_stats(device)
     else:
         _reset_peak()
     start = time.perf_counter()
     result = restored(method, bad, case.level, protocol)
     seconds = time.perf_counter() - start
-    peak = torch.cuda.max_memory_allocated() / 1e6 if cuda else _peak_of_process()
+    peak = torch.cuda.max_memory_allocated(device) / 1e6 if cuda else _peak_of_process()
     shown, ssim = bad.clamp(0, 1), SSIM[case.task]
     return {
         "psnr": psnr(result, clean), "ssim": ssim(result, clean),

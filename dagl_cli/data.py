@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -67,7 +68,7 @@ def split(paths: list[Path]) -> tuple[list[Path], list[Path]]:
     """
 
     def photos(crop: str) -> dict[Path, bytes]:
-        return {path: hashlib.sha256(re.sub(crop, "", path.stem).encode()).digest() for path in paths}
+        return {path: hashlib.sha256(_bytes(re.sub(crop, "", path.stem))).digest() for path in paths}
 
     digests = photos(r"_\d{1,2}$")
     if len(set(digests.values())) == 1:
@@ -86,15 +87,17 @@ def load_photos(
 ) -> tuple[Photos, Photos]:  # fmt: skip
     """Every image below the folders, split into training and (up to `HELD_OUT`) validation photos.
 
-    Images smaller than `smallest` pixels on a side and unreadable ones are left out. depth: 8 rounds 16-bit files.
+    Images smaller than `smallest` pixels on a side and unreadable ones are left out; where that leaves nothing of the
+    photos held out, others are. depth: 8 rounds 16-bit files.
     scales: sizes at which each training photo is there once more, where it stays large enough.
     known: SHA-256 -> name of the images that must not be trained on; those of the test sets by default.
-    Raises UsageError for test images, whatever file they are in, and when nothing is left.
+    Raises UsageError for test images, whatever file they are in, for folders that cannot be read, and when nothing is
+    left.
     """
     if missing := [f for f in folders if not f.is_dir()]:
         what = "a file, give the folder that holds it" if missing[0].exists() else "no such folder"
         raise UsageError(f"--data {missing[0]}: {what}")
-    paths = sorted({p for folder in folders for p in folder.rglob("*") if is_candidate(p)})
+    paths = sorted({path for folder in folders for path in candidates(folder)})
     hashes, pictures = (known_images() if known is None else known), list(known_pictures().items())
 
     def decode(path: Path) -> np.ndarray | str:
@@ -122,7 +125,7 @@ def load_photos(
                 if isinstance(pixels, str):
                     result.left_out[path.name] = pixels
                     continue
-                digest.update(path.name.encode())
+                digest.update(_bytes(path.name))
                 digest.update(pixels.tobytes())
                 result.images.append(pixels)
                 result.names.append(path.name)
@@ -139,7 +142,14 @@ def load_photos(
         return result
 
     training, validation = split(paths)
+    held_out = photos(validation, HELD_OUT)
+    left_out = held_out.left_out
+    while validation and not held_out.images:  # none of them can be used
+        training, validation = split(training)
+        held_out = photos(validation, HELD_OUT)
+        left_out |= held_out.left_out
     found = photos(training, scales=scales)
+    found.left_out = left_out | found.left_out
     if not found.images:
         first = next(iter(found.left_out.items()), None)
         why = f" (of {len(found.left_out)} left out: {first[0]}, {first[1]})" if first else ""
@@ -150,12 +160,25 @@ def load_photos(
     if scales and len(found.images) == len(found.names):
         given, least = " ".join(map(str, scales)), f"{smallest}x{smallest}"
         raise UsageError(f"--scales {given}: no photo is {least} or larger at that size: lower --crop")
-    return found, photos(validation, HELD_OUT)
+    return found, held_out
 
 
-def is_candidate(path: Path) -> bool:
-    """By the same rule as everywhere: an image's suffix, not hidden."""
-    return image.is_image_path(path) and not path.name.startswith(".") and path.is_file()
+def candidates(folder: Path) -> Iterator[Path]:
+    """The files below a folder that have an image's suffix; nothing hidden, as everywhere. Raises UsageError."""
+
+    def unreadable(error: OSError) -> None:
+        raise UsageError(f"--data {error.filename}: cannot be read ({error.strerror})")
+
+    for root, folders, names in os.walk(folder, onerror=unreadable):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for path in (Path(root, name) for name in names if not name.startswith(".")):
+            if image.is_image_path(path) and os.path.isfile(path):
+                yield path
+
+
+def _bytes(name: str) -> bytes:
+    """A file name for hashing, also one that is not UTF-8."""
+    return name.encode("utf-8", "surrogateescape")
 
 
 def _smaller(levels: np.ndarray, scale: float) -> np.ndarray:

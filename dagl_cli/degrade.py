@@ -20,15 +20,6 @@ PAPER_PATTERN = "GRBG"
 """Row 0: G R; row 1: B G (Table 4, the released mosaics)."""
 
 
-def gaussian_noise(x: Tensor, sigma: float | Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """x plus white Gaussian noise, not clipped.
-
-    sigma: a number, or a tensor that broadcasts to x, (B, 1, 1, 1) for one level per image.
-    """
-    noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-    return x + noise * (sigma / 255)
-
-
 def paper_noise(x: Tensor, sigma: float, seed: int = 1) -> Tensor:
     """Table 1's noise to the bit: the seed is set anew for every image, the noise drawn on the CPU, not clipped.
 

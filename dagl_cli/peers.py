@@ -164,11 +164,15 @@ def _checkpoint(path: Path, task: str, channels: int, device: torch.device) -> M
 
     def run(x: Tensor, level: float | None) -> Tensor:
         level_map.sigma = level if task == "denoise" else None
-        with torch.inference_mode():
-            if network.tiling is spandrel.ModelTiling.INTERNAL:
-                return tiling.whole(network, x, device)
-            multiple = max(1, network.size_requirements.multiple_of)  # spandrel pads to it by itself
-            return tiling.overlap_blend(network, x, TILE, OVERLAP, multiple, device)
+        multiple = max(1, network.size_requirements.multiple_of)  # spandrel pads to it by itself
+        try:
+            with torch.inference_mode():
+                if network.tiling is spandrel.ModelTiling.INTERNAL:
+                    return tiling.whole(network, x, device)
+                return tiling.overlap_blend(network, x, TILE, OVERLAP, multiple, device)
+        except (RuntimeError, MemoryError) as error:  # out of memory, or whatever a foreign network does not take
+            why = " ".join(str(error).split())[:200] or "out of memory"
+            raise DaglError(f"--compare {path}: {why}") from None
 
     return Method(f"{is_a}, loaded by spandrel", (task,), run)
 

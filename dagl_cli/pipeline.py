@@ -363,7 +363,7 @@ def _is_gray(pixels: np.ndarray) -> bool:
 def _run(restorer: Restorer, pixels: Tensor, sigma: float | None, pattern: str, progress: Progress | None) -> Tensor:
     """Fit the image's channels to the model's: gray runs through a colour model as three equal channels."""
     if sigma == 0 and restorer.config.noise_map:  # there is nothing to remove; the network would still change a little
-        return pixels.clone()
+        return pixels.clamp(0, 1)
     if restorer.config.task != "demosaic" and pixels.shape[0] < restorer.config.channels:
         return restorer(pixels.expand(3, -1, -1).contiguous(), sigma, pattern, progress).mean(0, keepdim=True)
     return restorer(pixels, sigma, pattern, progress)

@@ -111,6 +111,11 @@ class TrainConfig:
         for name, most in {"batch": 2**16, "crop": 2**13, "threads": 1024, "workers": 1024}.items():
             if (getattr(self, name) or 0) > most:
                 raise UsageError(f"{flag(name)} must be at most {most}, not {getattr(self, name)}")
+        for name, path in (*(("data", folder) for folder in self.data), ("output", self.output)):
+            try:
+                str(path).encode()
+            except UnicodeEncodeError:  # it could not be written to run.toml
+                raise UsageError(f"{flag(name)} {path}: its name is not UTF-8: rename it") from None
         if self.init_from == "":
             raise UsageError("--init-from is empty: name a weight file or a bundled model, or leave it out")
         if self.seed >= 2**63:
@@ -202,15 +207,15 @@ def resolve(
     """Settings from all sources: given (flags) > toml > preset > the defaults of `TrainConfig`.
 
     Settings of the model merge key by key. `minutes` or `steps` of one source replaces either of those below it.
-    defaults: below all others; the saved run that is resumed. Its preset is not applied again.
+    defaults: below all others; the saved run that is resumed. No preset is applied to it again.
     Raises UsageError for an unknown preset, and for task, data or output given nowhere.
     """
     toml = toml or {}
     name = given.get("preset", toml.get("preset"))
     if name is not None and name not in PRESETS:
         raise UsageError(f"--preset {name} is unknown: choose one of {', '.join(PRESETS)}")
-    sources = [defaults or {}, PRESETS.get(name or "", {}), toml, given]
-    if name == "release":
+    sources = [defaults or {}, {} if defaults else PRESETS.get(name or "", {}), toml, given]
+    if name == "release" and not defaults:
         task = given.get("task") or toml.get("task")
         sources.insert(2, _RELEASE_BY_TASK.get(task or "", {}))
     values: dict[str, Any] = {}

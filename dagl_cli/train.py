@@ -102,17 +102,22 @@ def _train(
 
     # data
     depth = 8 if config.task == "dejpeg" else 16
-    training, held_out = load_photos(config.data, config.channels, config.crop + 8, depth=depth, scales=config.scales)
-    if state and state["data"] != training.fingerprint:
-        raise UsageError("--data holds other images than the run that --resume continues")
     shape, device = config.model_config(), world.device
     cuda, encodes = device.type == "cuda", config.task in ("dejpeg", "real")
     workers = config.workers if config.workers is not None else min(8, os.cpu_count() or 1) if cuda else 0
-    beside = encodes or not fits(training, device)  # whether crops are made on the CPU
-    crops = Crops(
-        training, config.task, config.crop, config.batch, config.seed, rows=rows, sigma=config.sigma,
-        device="cpu" if beside else device,
-    )  # fmt: skip
+    try:
+        training, held_out = load_photos(
+            config.data, config.channels, config.crop + 8, depth=depth, scales=config.scales
+        )
+        if state and state["data"] != training.fingerprint:
+            raise UsageError("--data holds other images than the run that --resume continues")
+        beside = encodes or not fits(training, device)  # whether crops are made on the CPU
+        crops = Crops(
+            training, config.task, config.crop, config.batch, config.seed, rows=rows, sigma=config.sigma,
+            device="cpu" if beside else device,
+        )  # fmt: skip
+    except MemoryError:
+        raise DaglError("--data holds more photos than fit into memory: give fewer, or smaller ones") from None
     count = len(training.names)
     training.images.clear()  # the crops have a copy
     pairs = validation_pairs(held_out, config.task, 25.0 if config.sigma is None else config.sigma)
@@ -126,7 +131,7 @@ def _train(
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(model).eval().requires_grad_(False)
     if config.precision == "auto":
-        config = replace(config, precision=world.agree(faster_precision(config, device)))
+        config = replace(config, precision=world.agree(faster_precision(micro, config.crop, device)))
     optimizers = optimizers_for(model, config)
     step, elapsed, skipped = 0, 0.0, 0
     if state:
@@ -221,7 +226,8 @@ def _train(
         if training.left_out:
             log.write({"left_out": training.left_out})
         if not pairs and not state:
-            log.write({"warning": "no photo is held out for validation (that takes eight): there will be no PSNR"})
+            why = "that takes eight, and crops of one, name_1 and name_2, count as one"
+            log.write({"warning": f"no photo is held out for validation ({why}): there will be no PSNR"})
         if started_from:
             log.write(started_from)
         save()  # of a resumed run too: a kill may have come between the checkpoint and the weights
@@ -340,9 +346,9 @@ def fits(photos: Photos, device: torch.device) -> bool:
     return 2 * sum(pixels.nbytes for pixels in photos.images) <= torch.cuda.mem_get_info(device)[0]
 
 
-def faster_precision(config: TrainConfig, device: torch.device) -> str:
+def faster_precision(batch: int, crop: int, device: torch.device) -> str:
     """'bf16' where this machine convolves faster with it (CPUs with AMX, GPUs), 'fp32' elsewhere: measured."""
-    x = torch.rand(config.batch, 64, config.crop // 2, config.crop // 2, device=device)
+    x = torch.rand(batch, 64, crop // 2, crop // 2, device=device)
     layer = nn.Conv2d(64, 64, 3, padding=1, device=device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     seconds = {}
     for name, dtype in DTYPES.items():

@@ -360,6 +360,22 @@ def test_variables(monkeypatch):
     assert "--pattern XXXX" in refused("demosaic", "in.png", "new.png")
 
 
+def test_variables_give_way_where_they_do_not_fit(monkeypatch):
+    picture("in.png")
+    for name, setting in (("SIGMA", "25"), ("JSON", "1"), ("TILE", "128"), ("OVERLAP", "8"), ("DEVICE", "x")):
+        monkeypatch.setenv(f"DAGL_{name}", setting)
+    assert json.loads(dagl("denoise", "--real", "in.png", "out.png", "--device", "cpu")[0])["files"][0]["sigma"] is None
+    assert "--real is blind" in refused("denoise", "--real", "--sigma", 25, "in.png", "new.png")
+    assert "--json and an image" in refused("dejpeg", "in.png", "-", "--json", "--device", "cpu")
+    dagl("dejpeg", "in.png", "-", "--device", "cpu")
+    assert "--dataset, --table or --figure" in refused("benchmark", "--device", "cpu")  # and nothing about tiles
+    assert "--tile and --overlap" in refused("benchmark", "--dataset", "Set12", "--tile", 64, "--device", "cpu")
+    assert "--table 2 needs --dnd" in dagl("benchmark", "--table", 2, "--device", "cpu", code=2)[1]
+    toml = Path("run.toml")
+    toml.write_text('task = "denoise"\ndata = ["."]\noutput = "run"\nsteps = 1\ndevice = "cpu"\n')
+    assert "no images of at least" in refused("train", "--config", toml)  # not: --device x
+
+
 def test_patterns():
     picture("in.png", 100)
     for pattern, corner in (("RGGB", 0), ("BGGR", 2), ("grbg", 1), ("GBRG", 1)):

@@ -1,6 +1,7 @@
 """Training data: which files, which crops, and what is refused."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import imagecodecs
@@ -100,6 +101,31 @@ def test_what_cannot_be_used_is_left_out(photos: Path) -> None:
     assert found.left_out.keys() == {"small.png", "broken.png"}
     with pytest.raises(UsageError, match="no images of at least 200x200"):
         load_photos([photos], 1, 200)
+
+
+def test_files_are_found_by_the_rule_of_the_other_commands(photos: Path) -> None:
+    (photos / ".thumbnails").mkdir()
+    (photos / "folder.png").mkdir()
+    for name in (".thumbnails/t.png", "folder.png/caf\udce9.PNG"):  # the second is not UTF-8
+        Image.fromarray(scene(7)).save(photos / name, "PNG")
+    assert load_photos([photos], 1, 24)[0].names == ["caf\udce9.PNG", *(f"photo{i}.png" for i in range(4))]
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="permissions do not bind root, nor Windows")
+def test_folders_that_cannot_be_read_are_named(photos: Path) -> None:
+    (photos / "locked").mkdir(mode=0)
+    with pytest.raises(UsageError, match=r"--data .*locked: cannot be read \(Permission denied\)"):
+        load_photos([photos], 1, 24)
+
+
+def test_others_are_held_out_where_those_chosen_cannot_be_used(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{i}.png" for i in range(12)]
+    _, chosen = split(paths)
+    for i, path in enumerate(paths):
+        Image.fromarray(scene(i, 20, 20) if path in chosen else scene(i)).save(path)
+    found, held_out = load_photos([tmp_path], 1, 24)
+    assert found.left_out == {path.name: "20x20 is smaller than 24x24" for path in chosen}
+    assert (len(found.names), len(held_out.names)) == (11 - len(chosen), 1)
 
 
 def test_test_images_are_refused(photos: Path) -> None:

@@ -140,6 +140,17 @@ def test_networks_that_take_a_noise_level_get_it(save):
     assert torch.allclose(method(smooth(1), None), torch.tensor(15 / 255)), "spandrel's own level"
 
 
+def test_a_network_that_fails_is_one_line(save, monkeypatch: pytest.MonkeyPatch):
+    method = peers.method(save({"params": dncnn()}), "dejpeg", 1)
+
+    def full(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 9 GiB")
+
+    monkeypatch.setattr(peers.tiling, "overlap_blend", full)
+    with pytest.raises(DaglError, match=r"^--compare .*net\.pth: CUDA out of memory\. Tried to allocate 9 GiB$"):
+        method(smooth(1), 10)
+
+
 def test_a_pickle_runs_no_code(save, tmp_path: Path):
     touched = tmp_path / "touched"
     path = save({"model.0.weight": Command(touched)})

@@ -18,7 +18,7 @@ LENGTH = dict(steps=10)
 
 def test_every_setting_is_a_flag() -> None:
     flags = set(inspect.signature(train).parameters)
-    assert flags - {"config", "gray", "set", "resume", "quiet"} == {f.name for f in fields(TrainConfig)} - {
+    assert flags - {"context", "config", "gray", "set", "resume", "quiet"} == {f.name for f in fields(TrainConfig)} - {
         "channels", "model",
     }  # fmt: skip
 
@@ -32,6 +32,18 @@ def test_the_order_of_sources() -> None:
     case = resolve(NEEDED | LENGTH | {"preset": "table6:2", "model": {"heads": 2}})
     assert case.model == PRESETS["table6:2"]["model"] | {"heads": 2}
     assert PRESETS["table6:2"]["model"]["heads"] == 1
+
+
+def test_a_preset_is_not_applied_to_a_run_that_is_resumed() -> None:
+    saved = NEEDED | {"minutes": 60.0, "lr": 1e-3, "preset": "table6:2"}
+    resumed = resolve({"preset": "table6:2"}, {}, saved)
+    assert (resumed.minutes, resumed.steps, resumed.lr, resumed.model) == (60.0, None, 1e-3, {})
+
+
+def test_names_that_are_not_utf8_are_refused() -> None:
+    for name, value in (("data", [Path("caf\udce9")]), ("output", Path("caf\udce9"))):
+        with pytest.raises(UsageError, match=f"--{name} caf.*: its name is not UTF-8"):
+            resolve(NEEDED | LENGTH | {name: value})
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -39,6 +39,12 @@ def a_path(text: str) -> Path:
     return Path(text)
 
 
+def by_environment(context: typer.Context, name: str) -> bool:
+    """Whether a parameter has its value from a DAGL_* variable: a default, which gives way where it does not fit."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "ENVIRONMENT"
+
+
 CommandLineError: type[Any] = typer.BadParameter.__bases__[0]
 """An unknown flag or command, a missing or wrong value; Typer has it and does not export it."""
 

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from .. import datasets
 from ..errors import DaglError, ToleranceError, UsageError, WeightsError
-from . import a_path, app, errors, say
+from . import a_path, app, by_environment, errors, say
 from .datasets import DataDir, fetch
 from .restore import Device, Ensemble, Json, Model, Offline, Overlap, Precision, Quiet, Tile, parse_tile
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def benchmark(
+    context: typer.Context,
     dataset: Annotated[list[str] | None, typer.Option(help="Test set (`dagl datasets list`); repeatable.")] = None,
     table: Annotated[int | None, typer.Option(min=1, max=6, help="A table of the paper, 1-6.")] = None,
     figure: Annotated[int | None, typer.Option(help="A figure of the paper, 5 or 8.")] = None,
@@ -50,7 +51,7 @@ def benchmark(
         Path, typer.Option("-o", "--output", parser=a_path, help="Folder for the DND submission.")
     ] = Path("dnd"),
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first images of every set.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the noise; the paper's is 1.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the noise; the paper's is 1.")] = 1,
     device: Device = "auto",
     precision: Precision = "auto",
     tile: Tile = "auto",
@@ -81,9 +82,13 @@ def benchmark(
 
     if protocol not in bench.PROTOCOLS:
         raise UsageError(f"--protocol {protocol} is unknown: choose one of {', '.join(bench.PROTOCOLS)}")
+    tiling = tiling or bench.PROTOCOLS[protocol].tiling
+    if tiling != "blend":
+        tile = "auto" if by_environment(context, "tile") else tile
+        overlap = None if by_environment(context, "overlap") else overlap
     options = Options(
-        device=device, precision=precision, tile=parse_tile(tile), overlap=overlap, ensemble=ensemble,
-        tiling=tiling or bench.PROTOCOLS[protocol].tiling, offline=offline,
+        device=device, precision=precision, tile=parse_tile(tile), overlap=overlap, ensemble=ensemble, tiling=tiling,
+        offline=offline,
     )  # fmt: skip
     if (table is not None) + (figure is not None) + (dataset is not None and table is None and figure is None) != 1:
         raise UsageError("choose what to measure by --dataset, --table or --figure")
@@ -100,8 +105,9 @@ def benchmark(
     if table == 2:
         others = {
             "--dataset": dataset, "--task": task, "--sigma": sigma, "--quality": quality, "--compare": compare,
-            "--protocol": protocol != "paper", "--tolerance": tolerance is not None, "--json": as_json,
-            "--csv": csv_file, "--markdown": markdown, "--report": report,
+            "--protocol": protocol != "paper", "--tolerance": tolerance is not None,
+            "--json": as_json and not by_environment(context, "as_json"), "--csv": csv_file, "--markdown": markdown,
+            "--report": report,
         }  # fmt: skip
         if unused := [flag for flag, given in others.items() if given]:
             raise UsageError(f"{', '.join(unused)}: not for --table 2, whose result is a folder to hand in")

@@ -16,7 +16,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..errors import DaglError, ImageError, UsageError, WeightsError
-from . import a_path, app, errors, say
+from . import a_path, app, by_environment, errors, say
 
 if TYPE_CHECKING:
     from ..pipeline import FileRestorer
@@ -83,6 +83,7 @@ MAX_PIXELS = 200_000_000
 
 @app.command()
 def denoise(
+    context: typer.Context,
     paths: Inputs,
     output: Output = None,
     sigma: Annotated[
@@ -107,9 +108,12 @@ def denoise(
     offline: Offline = False,
 ) -> None:
     """Remove noise: a known level (--sigma), an estimated one, or camera noise (--real)."""
+    if real and by_environment(context, "sigma"):
+        sigma = None
     if real and sigma is not None:
         raise UsageError("--real is blind: leave out --sigma, or leave out --real")
     run(
+        context,
         Files(paths, output, suffix, overwrite, as_json, quiet, dry_run),
         dict(task="real" if real else "denoise", model=model, sigma=sigma, strip_metadata=strip_metadata,
              max_pixels=max_pixels),
@@ -120,6 +124,7 @@ def denoise(
 
 @app.command()
 def dejpeg(
+    context: typer.Context,
     paths: Inputs,
     output: Output = None,
     force: Annotated[bool, typer.Option("--force", help="Restore images without visible JPEG blocks too.")] = False,
@@ -141,6 +146,7 @@ def dejpeg(
 ) -> None:
     """Remove JPEG artifacts, at any quality."""
     run(
+        context,
         Files(paths, output, suffix, overwrite, as_json, quiet, dry_run),
         dict(task="dejpeg", model=model, force=force, strip_metadata=strip_metadata, max_pixels=max_pixels),
         dict(device=device, precision=precision, tile=parse_tile(tile), overlap=overlap, ensemble=ensemble,
@@ -150,6 +156,7 @@ def dejpeg(
 
 @app.command()
 def demosaic(
+    context: typer.Context,
     paths: Inputs,
     output: Output = None,
     pattern: Annotated[
@@ -176,6 +183,7 @@ def demosaic(
 ) -> None:
     """Bayer mosaics (one channel, or three with zeros) and camera raw files to RGB."""
     run(
+        context,
         Files(paths, output, suffix, overwrite, as_json, quiet, dry_run),
         dict(task="demosaic", model=model, pattern=pattern.upper(), strip_metadata=strip_metadata,
              max_pixels=max_pixels),
@@ -325,7 +333,7 @@ def images_below(folder: Path, results: Path, raws: bool) -> tuple[list[Path], l
     ]
 
 
-def run(files: Files, settings: dict[str, Any], options: dict[str, Any]) -> None:
+def run(context: typer.Context, files: Files, settings: dict[str, Any], options: dict[str, Any]) -> None:
     """Plan, restore file by file, report. Exits with 3 when some files failed, 1 when all did.
 
     settings and options: arguments of `FileRestorer` and `Options`.
@@ -334,7 +342,9 @@ def run(files: Files, settings: dict[str, Any], options: dict[str, Any]) -> None
     if not jobs and not rows:
         raise DaglError(f"{files.paths[0]}: no images in this folder (PNG, JPEG, TIFF, BMP or WebP)")
     if jobs and jobs[0].target == STDIO and files.as_json:
-        raise UsageError("--json and an image cannot both go to stdout: give an output file")
+        if not by_environment(context, "as_json"):
+            raise UsageError("--json and an image cannot both go to stdout: give an output file")
+        files.as_json = False
     from ..pipeline import FileRestorer, Options
 
     def warn(line: str) -> None:

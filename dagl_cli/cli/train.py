@@ -17,7 +17,7 @@ from .. import presets
 from ..config import VARIANTS
 from ..errors import UsageError
 from ..presets import PRESETS, TrainConfig
-from . import a_path, app, errors, say
+from . import a_path, app, by_environment, errors, say
 
 _DEFAULTS = {f.name: f.default for f in fields(TrainConfig)}
 
@@ -32,6 +32,7 @@ def _option(name: str, help: str, *flags: str, envvar: str | None = None) -> Any
 
 @app.command()
 def train(
+    context: typer.Context,
     task: Annotated[str | None, _option("task", "denoise, real, dejpeg or demosaic.")] = None,
     data: Annotated[
         list[Path] | None, _option("data", "Folder of training images; may be given more than once.")
@@ -75,9 +76,7 @@ def train(
     ] = None,
     seed: Annotated[int | None, _option("seed", "Of everything random.")] = None,
     device: Annotated[str | None, _option("device", "auto, cpu, cuda or mps.", envvar="DAGL_DEVICE")] = None,
-    precision: Annotated[
-        str | None, _option("precision", "auto (measured), fp32 or bf16.", envvar="DAGL_PRECISION")
-    ] = None,
+    precision: Annotated[str | None, _option("precision", "auto (measured), fp32 or bf16.")] = None,
     compile: Annotated[str | None, _option("compile", "torch.compile: on, off, or auto (on CUDA).")] = None,
     threads: Annotated[int | None, _option("threads", "CPU threads.")] = None,
     workers: Annotated[int | None, _option("workers", "Processes that encode JPEGs; default: by the device.")] = None,
@@ -107,6 +106,8 @@ def train(
         if not (folder / "run.toml").is_file():
             raise UsageError(f"--output {folder} holds no run to --resume")
         saved = presets.read_toml(folder / "run.toml") | {"output": folder}
+    if by_environment(context, "device") and "device" in toml | (saved or {}):
+        del given["device"]
     settings = presets.resolve(given, toml, saved)
     for folder in (settings.output, *settings.output.parents):
         if folder.exists() and not folder.is_dir():
