@@ -40,9 +40,9 @@ RANGES = {"uint8": 255, "uint16": 65535}
 """Highest level of the integer types that `restore` takes."""
 CLEAN_SIGMA = 0.7
 """An estimated noise level below this is none (8-bit rounding alone is 0.29): the image is left as it is."""
-CLEAN_QUALITY = {1: 94, 3: 90}
-"""Channels of the model -> from this estimated quality on it harms a JPEG more often than it helps: the file is left as
-it is, unless it shows the blocks of an earlier JPEG."""
+CLEAN_QUALITY = 94
+"""From this estimated quality on the models harm too many JPEGs (3 of 18 colour images at 94, 6 at 95): the file is
+left as it is, unless it shows the blocks of an earlier JPEG."""
 EARLIER_BLOCKINESS = 0.2
 """A JPEG of such a quality whose `degrade.jpeg_blockiness` is at least this was compressed harder before."""
 CLEAN_BLOCKINESS = 0.04
@@ -497,7 +497,7 @@ class FileRestorer:
             sigma = min(report.sigma or 0.0, HIGHEST_SIGMA)
         elif self.task == "dejpeg":
             report.quality = estimate_jpeg_quality(picture.jpeg_tables)
-            fine = report.quality is not None and report.quality >= CLEAN_QUALITY[restorer.config.channels]
+            fine = report.quality is not None and report.quality >= CLEAN_QUALITY
             looks = not self.force and (fine or report.quality is None)  # any other JPEG is restored
             if looks and (why := _without_blocks(picture.pixels, fine)):
                 nothing = f"{why}: left as it is; --force decides otherwise"

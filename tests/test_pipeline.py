@@ -187,8 +187,10 @@ def test_the_guard_of_dejpeg(tmp_path):
     assert report.note == "too small to find JPEG blocks in: left as it is; --force decides otherwise"
     PIL.Image.fromarray(coarse).save(tmp_path / "once.png")
     assert FileRestorer("dejpeg")(tmp_path / "once.png", tmp_path / "once-out.png").status == "restored"
-    for name, levels, status in (("fine", pixels, "unchanged"), ("twice", coarse[3:, 5:], "restored")):
-        PIL.Image.fromarray(levels).save(tmp_path / f"{name}.jpg", quality=92)
+    for name, levels, quality, status in (
+        ("fine", pixels, 94, "unchanged"), ("good", pixels, 93, "restored"), ("twice", coarse[3:, 5:], 94, "restored"),
+    ):  # fmt: skip
+        PIL.Image.fromarray(levels).save(tmp_path / f"{name}.jpg", quality=quality)
         assert FileRestorer("dejpeg")(tmp_path / f"{name}.jpg", tmp_path / f"{name}-out.png").status == status, name
 
 
