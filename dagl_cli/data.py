@@ -87,17 +87,17 @@ def load_photos(
 ) -> tuple[Photos, Photos]:  # fmt: skip
     """Every image below the folders, split into training and (up to `HELD_OUT`) validation photos.
 
-    Images smaller than `smallest` pixels on a side and unreadable ones are left out; where that leaves nothing of the
-    photos held out, others are. depth: 8 rounds 16-bit files.
+    Images smaller than `smallest` pixels on a side, unreadable ones and unreadable folders are left out; where that
+    leaves nothing of the photos held out, others are. depth: 8 rounds 16-bit files.
     scales: sizes at which each training photo is there once more, where it stays large enough.
     known: SHA-256 -> name of the images that must not be trained on; those of the test sets by default.
-    Raises UsageError for test images, whatever file they are in, for folders that cannot be read, and when nothing is
-    left.
+    Raises UsageError for test images, whatever file they are in, and when nothing is left.
     """
     if missing := [f for f in folders if not f.is_dir()]:
         what = "a file, give the folder that holds it" if missing[0].exists() else "no such folder"
         raise UsageError(f"--data {missing[0]}: {what}")
-    paths = sorted({path for folder in folders for path in candidates(folder)})
+    left_out: dict[str, str] = {}
+    paths = sorted({path for folder in folders for path in candidates(folder, left_out)})
     hashes, pictures = (known_images() if known is None else known), list(known_pictures().items())
 
     def decode(path: Path) -> np.ndarray | str:
@@ -105,8 +105,10 @@ def load_photos(
             data = path.read_bytes()
             test = hashes.get(hashlib.sha256(data).hexdigest())
             decoded = image.read(data, name=str(path))
-        except (ImageError, OSError) as error:
+        except ImageError as error:
             return str(error)
+        except OSError as error:
+            return error.strerror or str(error)
         own = picture_hash(decoded.pixels)
         test = test or next((name for name, other in pictures if (own ^ other).bit_count() <= SAME_PICTURE), None)
         if test:
@@ -143,7 +145,7 @@ def load_photos(
 
     training, validation = split(paths)
     held_out = photos(validation, HELD_OUT)
-    left_out = held_out.left_out
+    left_out |= held_out.left_out
     while validation and not held_out.images:  # none of them can be used
         training, validation = split(training)
         held_out = photos(validation, HELD_OUT)
@@ -163,11 +165,14 @@ def load_photos(
     return found, held_out
 
 
-def candidates(folder: Path) -> Iterator[Path]:
-    """The files below a folder that have an image's suffix; nothing hidden, as everywhere. Raises UsageError."""
+def candidates(folder: Path, left_out: dict[str, str]) -> Iterator[Path]:
+    """The files below a folder that have an image's suffix; nothing hidden, as everywhere.
+
+    left_out: gets the folders that cannot be read, and why.
+    """
 
     def unreadable(error: OSError) -> None:
-        raise UsageError(f"--data {error.filename}: cannot be read ({error.strerror})")
+        left_out[Path(error.filename).name] = error.strerror or str(error)
 
     for root, folders, names in os.walk(folder, onerror=unreadable):
         folders[:] = [name for name in folders if not name.startswith(".")]

@@ -93,7 +93,7 @@ def _train(
     if locked:  # before the checkpoint is read: another process may be about to write it
         held.enter_context(alone(config.output))
     state = read_state(config.output, resume)
-    config = continued(config, state["settings"]) if state else config
+    config = continued(config, state) if state else config
     if config.batch % world.size:
         raise UsageError(f"--batch {config.batch} must be a multiple of the number of processes, {world.size}")
     share = config.batch // world.size
@@ -521,8 +521,9 @@ def read_state(output: Path, resume: bool) -> dict[str, Any] | None:
     return state
 
 
-def continued(config: TrainConfig, saved: Row) -> TrainConfig:
-    """config, to resume a run that had the saved settings. Raises UsageError if it would go another way."""
+def continued(config: TrainConfig, state: Row) -> TrainConfig:
+    """config, to resume the run that `state` was saved of. Raises UsageError if it would go another way, or not on."""
+    saved = state["settings"]
     if config.precision == "auto":
         config = replace(config, precision=saved["precision"])
     new = plain(config)
@@ -532,11 +533,18 @@ def continued(config: TrainConfig, saved: Row) -> TrainConfig:
                 f"{presets.flag(name)} {_as_given(new[name])} differs from the run in {config.output} "
                 f"({_as_given(value)}): leave it out to resume, or start a new run"
             )
+    for name, reached in (("steps", state["step"]), ("minutes", state["elapsed"] / 60)):
+        if new[name] is not None and new[name] != saved[name] and new[name] <= reached:
+            raise UsageError(
+                f"--{name} {new[name]:g}: the run in {config.output} has had {reached:.4g} {name} already: give more"
+            )
     return config
 
 
 def _as_given(value: Any) -> Any:
     """A setting as its flag takes it."""
+    if value is None:
+        return "not given"
     return ", ".join(f"{k}={v}" for k, v in value.items()) or "nothing" if isinstance(value, dict) else value
 
 

@@ -360,6 +360,13 @@ def test_variables(monkeypatch):
     assert "--pattern XXXX" in refused("demosaic", "in.png", "new.png")
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_pipes_in_a_folder_are_left_out():
+    picture("in/a.png")
+    os.mkfifo("in/b.png")
+    assert json.loads(dagl("denoise", "in", "--json")[0])["counts"] == {"unchanged": 1}
+
+
 def test_variables_give_way_where_they_do_not_fit(monkeypatch):
     picture("in.png")
     for name, setting in (("SIGMA", "25"), ("JSON", "1"), ("TILE", "128"), ("OVERLAP", "8"), ("DEVICE", "x")):

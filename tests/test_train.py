@@ -222,6 +222,7 @@ def test_a_resumed_run_keeps_its_settings_but_may_go_on_longer(photos: Path, tmp
         ({"lr": 0.5}, "--lr 0.5"),
         ({"model": TINY | {"features": 4}}, "--set"),
         ({"seed": 3}, "--seed"),
+        ({"steps": 1}, r"--steps 1: the run in .*run has had 2 steps already: give more"),
     ):
         with pytest.raises(UsageError, match=message):
             train(config(photos, tmp_path / "run", **changes), resume=True)

@@ -326,7 +326,8 @@ def images_below(folder: Path, results: Path, raws: bool) -> tuple[list[Path], l
             message = f"{path}: its result would have the name of that of {first} beside it: give it alone, with a name"
             twins.append(Row(str(path), None, "failed", message=message))
         names = raw_names + [n for n in names if image.is_image_path(n) and Path(n).stem not in developed]
-        found += [Path(root, n) for n in sorted(names) if not n.startswith(".")]
+        paths = [Path(root, n) for n in sorted(names) if not n.startswith(".")]
+        found += [path for path in paths if os.path.isfile(path) or not os.path.exists(path)]  # a pipe would block
     return found, twins + [
         Row(error.filename, None, "failed", message=f"cannot read {error.filename}: {error.strerror}: make it readable")
         for error in unreadable
