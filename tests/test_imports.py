@@ -42,7 +42,7 @@ def modules() -> list[tuple[str, Path]]:
 def test_imports_go_downward(name: str, path: Path) -> None:
     height = {module: i for i, layer in enumerate(LAYERS) for module in layer}
     own = (
-        {p.stem for p in (PACKAGE / "cli").glob("*.py")} | {"a_path", "app", "errors", "plain", "say"}
+        {p.stem for p in (PACKAGE / "cli").glob("*.py")} | {"a_path", "app", "by_environment", "errors", "plain", "say"}
         if name == "cli"
         else set()
     )
