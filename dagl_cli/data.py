@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from . import degrade, image
 from .datasets import known_images
 from .errors import ImageError, UsageError
+from .files import visible
 
 HELD_OUT = 8
 """Photos that are decoded for validation."""
@@ -41,7 +42,7 @@ class Photos:
     fingerprint: str = ""
     """SHA-256 over names and pixels."""
     left_out: dict[str, str] = field(default_factory=dict)
-    """Name -> why a file is not used."""
+    """Name -> why a file is not used; of the training photos, held-out ones and folders too."""
 
 
 def picture_hash(pixels: np.ndarray) -> int:
@@ -144,14 +145,11 @@ def load_photos(
         return result
 
     training, validation = split(paths)
-    held_out = photos(validation, HELD_OUT)
-    left_out |= held_out.left_out
-    while validation and not held_out.images:  # none of them can be used
-        training, validation = split(training)
-        held_out = photos(validation, HELD_OUT)
+    while not (held_out := photos(validation, HELD_OUT)).images and validation:  # none of them can be used
         left_out |= held_out.left_out
+        training, validation = split(training)
     found = photos(training, scales=scales)
-    found.left_out = left_out | found.left_out
+    found.left_out = left_out | held_out.left_out | found.left_out
     if not found.images:
         first = next(iter(found.left_out.items()), None)
         why = f" (of {len(found.left_out)} left out: {first[0]}, {first[1]})" if first else ""
@@ -174,10 +172,9 @@ def candidates(folder: Path, left_out: dict[str, str]) -> Iterator[Path]:
     def unreadable(error: OSError) -> None:
         left_out[Path(error.filename).name] = error.strerror or str(error)
 
-    for root, folders, names in os.walk(folder, onerror=unreadable):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for path in (Path(root, name) for name in names if not name.startswith(".")):
-            if image.is_image_path(path) and os.path.isfile(path):
+    for root, names in visible(folder, unreadable):
+        for path in (Path(root, name) for name in names if image.is_image_path(name)):
+            if os.path.isfile(path):
                 yield path
 
 

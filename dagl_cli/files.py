@@ -1,12 +1,28 @@
-"""Files that are written whole or not at all."""
+"""Files: those of a folder, and written whole or not at all."""
 
 from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+
+def visible(
+    folder: Path, unreadable: Callable[[OSError], None], left_out: str | None = None
+) -> Iterator[tuple[str, list[str]]]:
+    """(folder, the names of its files) for a folder and all below it, sorted; nothing hidden, no linked folders.
+
+    unreadable: called for a folder that cannot be listed. left_out: the real path of one to pass over.
+    """
+    for root, folders, names in os.walk(folder, onerror=unreadable):
+        folders[:] = sorted(
+            f
+            for f in folders
+            if not f.startswith(".") and (left_out is None or os.path.realpath(os.path.join(root, f)) != left_out)
+        )
+        yield root, sorted(n for n in names if not n.startswith("."))
 
 
 @contextmanager

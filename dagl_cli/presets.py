@@ -214,10 +214,11 @@ def resolve(
     name = given.get("preset", toml.get("preset"))
     if name is not None and name not in PRESETS:
         raise UsageError(f"--preset {name} is unknown: choose one of {', '.join(PRESETS)}")
-    sources = [defaults or {}, {} if defaults else PRESETS.get(name or "", {}), toml, given]
-    if name == "release" and not defaults:
+    preset = [PRESETS[name]] if name and not defaults else []
+    if preset and name == "release":
         task = given.get("task") or toml.get("task")
-        sources.insert(2, _RELEASE_BY_TASK.get(task or "", {}))
+        preset.append(_RELEASE_BY_TASK.get(task or "", {}))
+    sources = [defaults or {}, *preset, toml, given]
     values: dict[str, Any] = {}
     for source in sources:
         if "minutes" in source or "steps" in source:

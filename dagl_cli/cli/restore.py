@@ -16,6 +16,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..errors import DaglError, ImageError, UsageError, WeightsError
+from ..files import visible
 from . import a_path, app, by_environment, errors, say
 
 if TYPE_CHECKING:
@@ -108,10 +109,10 @@ def denoise(
     offline: Offline = False,
 ) -> None:
     """Remove noise: a known level (--sigma), an estimated one, or camera noise (--real)."""
-    if real and by_environment(context, "sigma"):
-        sigma = None
     if real and sigma is not None:
-        raise UsageError("--real is blind: leave out --sigma, or leave out --real")
+        if not by_environment(context, "sigma"):
+            raise UsageError("--real is blind: leave out --sigma, or leave out --real")
+        sigma = None
     run(
         context,
         Files(paths, output, suffix, overwrite, as_json, quiet, dry_run),
@@ -311,14 +312,10 @@ def images_below(folder: Path, results: Path, raws: bool) -> tuple[list[Path], l
     found: list[Path] = []
     unreadable: list[OSError] = []
     twins: list[Row] = []
-    inside = os.path.realpath(results)
-    for root, folders, names in os.walk(folder, onerror=unreadable.append):
-        folders[:] = sorted(
-            f for f in folders if not f.startswith(".") and os.path.realpath(os.path.join(root, f)) != inside
-        )
+    for root, names in visible(folder, unreadable.append, os.path.realpath(results)):
         raw_names: list[str] = []
         developed: dict[str, str] = {}
-        for name in sorted(n for n in names if raws and raw.is_raw_path(n) and not n.startswith(".")):
+        for name in (n for n in names if raws and raw.is_raw_path(n)):
             if (first := developed.setdefault(Path(name).stem, name)) == name:
                 raw_names.append(name)
                 continue
@@ -326,7 +323,7 @@ def images_below(folder: Path, results: Path, raws: bool) -> tuple[list[Path], l
             message = f"{path}: its result would have the name of that of {first} beside it: give it alone, with a name"
             twins.append(Row(str(path), None, "failed", message=message))
         names = raw_names + [n for n in names if image.is_image_path(n) and Path(n).stem not in developed]
-        paths = [Path(root, n) for n in sorted(names) if not n.startswith(".")]
+        paths = [Path(root, n) for n in sorted(names)]
         found += [path for path in paths if os.path.isfile(path) or not os.path.exists(path)]  # a pipe would block
     return found, twins + [
         Row(error.filename, None, "failed", message=f"cannot read {error.filename}: {error.strerror}: make it readable")
