@@ -216,13 +216,16 @@ class Crops(Dataset[tuple[Tensor, ...]]):
         batch: crops per step, of all processes together.
         rows: which of them this process makes.
         sigma: the noise level for denoise; None: uniform in 0-75.
+        sigma_error: `degraded` gives the level wrong by up to this share of it, either way.
     """
 
     def __init__(
         self, photos: Photos, task: str, size: int, batch: int, seed: int, *,
-        rows: slice = slice(None), sigma: float | None = None, device: torch.device | str = "cpu",
+        rows: slice = slice(None), sigma: float | None = None, sigma_error: float = 0.0,
+        device: torch.device | str = "cpu",
     ) -> None:  # fmt: skip
-        self.task, self.size, self.batch, self.seed, self.rows, self.sigma = task, size, batch, seed, rows, sigma
+        self.task, self.size, self.batch, self.seed, self.rows = task, size, batch, seed, rows
+        self.sigma, self.sigma_error = sigma, sigma_error
         shapes = np.array([pixels.shape[:2] for pixels in photos.images])
         areas = shapes.prod(1)
         self.odds = np.cumsum(areas / areas.sum())
@@ -260,13 +263,13 @@ class Crops(Dataset[tuple[Tensor, ...]]):
         generator = self._generator(step, clean.device)
         # noise for the whole batch, so that the rows get the same whatever the number of processes
         noise = torch.randn(self.batch, *clean.shape[1:], generator=generator, device=clean.device)[self.rows]
-        chance = torch.rand(2, self.batch, generator=generator, device=clean.device)[:, self.rows]
+        chance = torch.rand(3, self.batch, generator=generator, device=clean.device)[:, self.rows]
         sigma = chance[0] * 75 if self.sigma is None else torch.full_like(chance[0], self.sigma)
         noisy = torch.addcmul(clean, noise, sigma.view(-1, 1, 1, 1) / 255)
         if self.sigma is None:  # a quarter as an 8-bit file would have it
             file = (noisy.clamp(0, 1) * 255).round() / 255
             noisy = torch.where((chance[1] < 0.25).view(-1, 1, 1, 1), file, noisy)
-        return noisy, clean, sigma
+        return noisy, clean, sigma * (1 + self.sigma_error * (2 * chance[2] - 1))
 
     def ahead(self, start: int, workers: int = 0) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
         """(step, levels) from step `start` on, endlessly; worker processes keep four batches ahead each."""

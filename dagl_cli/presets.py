@@ -44,6 +44,8 @@ class TrainConfig:
     """Settings of `ModelConfig` that differ from the variant's."""
     sigma: float | None = None
     """The one noise level to train for, 0-75; None: all of them. For denoise."""
+    sigma_error: float = 0.25
+    """The level that the network is told is off by up to this share of it, so that it need not be exact; 0: exact."""
     minutes: float | None = None
     """Length of the run; the learning rate falls to zero over it. Exactly one of minutes and steps."""
     steps: int | None = None
@@ -124,6 +126,8 @@ class TrainConfig:
             raise UsageError(f"--ema must be below 1, not {self.ema}")
         if self.sigma is not None and (self.task != "denoise" or self.sigma > 75):
             raise UsageError("--sigma is for --task denoise, 0-75")
+        if not 0 <= self.sigma_error < 1:
+            raise UsageError(f"--sigma-error must be at least 0 and below 1, not {self.sigma_error}")
         for scale in self.scales:
             if not 0 < scale < 1:
                 raise UsageError(f"--scales must be between 0 and 1, not {scale!r}")

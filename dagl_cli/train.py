@@ -114,7 +114,7 @@ def _train(
         beside = encodes or not fits(training, device)  # whether crops are made on the CPU
         crops = Crops(
             training, config.task, config.crop, config.batch, config.seed, rows=rows, sigma=config.sigma,
-            device="cpu" if beside else device,
+            sigma_error=config.sigma_error, device="cpu" if beside else device,
         )  # fmt: skip
     except MemoryError:
         raise DaglError("--data holds more photos than fit into memory: give fewer, or smaller ones") from None

@@ -223,6 +223,10 @@ def test_degradations(photos: Path) -> None:
     assert sigma is not None
     assert set(sigma.tolist()) == {25.0}
     assert float((noisy - clean).std()) * 255 == pytest.approx(25, rel=0.02)
+    same, _, told = batch("denoise", sigma=25.0, sigma_error=0.2)
+    assert told is not None
+    assert torch.equal(same, noisy)
+    assert 20 <= told.min() < 21.5 < 28.5 < told.max() <= 30
     mosaic, clean, _ = batch("demosaic")
     assert torch.equal(mosaic[:, 1, ::2, ::2], clean[:, 1, ::2, ::2])  # GRBG
     assert mosaic[:, 0, ::2, ::2].abs().sum() == 0

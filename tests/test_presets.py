@@ -119,6 +119,12 @@ def test_scales_are_between_0_and_1(scale: float) -> None:
         resolve(NEEDED | LENGTH | {"scales": [0.5, scale]})
 
 
+@pytest.mark.parametrize("error", [-0.1, 1.0, float("nan")])
+def test_sigma_error_is_a_share(error: float) -> None:
+    with pytest.raises(UsageError, match="--sigma-error must be at least 0 and below 1, not"):
+        resolve(NEEDED | LENGTH | {"sigma_error": error})
+
+
 def test_a_scale_is_given_once() -> None:
     with pytest.raises(UsageError, match=r"--scales 0\.5 is given twice"):
         resolve(NEEDED | LENGTH | {"scales": [0.5, 0.67, 0.5]})

@@ -207,6 +207,13 @@ def test_bad_batches_are_skipped_and_counted(photos: Path, tmp_path: Path, monke
         train(config(photos, tmp_path / "all"))
 
 
+def test_the_level_that_is_told_decides_the_weights(photos: Path, tmp_path: Path) -> None:
+    for name, error in (("1", 0.0), ("2", 0.0), ("3", 0.5)):
+        train(config(photos, tmp_path / name, sigma_error=error))
+    assert equal(tmp_path / "1", tmp_path / "2")
+    assert not equal(tmp_path / "1", tmp_path / "3")
+
+
 def test_a_run_is_never_overwritten(photos: Path, tmp_path: Path) -> None:
     run = config(photos, tmp_path / "run", steps=1)
     with pytest.raises(UsageError, match="--resume"):

@@ -50,6 +50,9 @@ def train(
         list[str] | None, typer.Option(help="A setting of the network, as outer_blocks=3; may be given more than once.")
     ] = None,
     sigma: Annotated[float | None, _option("sigma", "The one noise level to train for; default: 0-75.")] = None,
+    sigma_error: Annotated[
+        float | None, _option("sigma_error", "How far off the noise level may be told, as a share of it; 0: exact.")
+    ] = None,
     minutes: Annotated[float | None, _option("minutes", "Length of the run.")] = None,
     steps: Annotated[int | None, _option("steps", "Length of the run, instead of --minutes.")] = None,
     batch: Annotated[int | None, _option("batch", "Crops per step, over all processes.")] = None,
