@@ -268,7 +268,7 @@ def parse_set(settings: list[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
-        if not equals:
+        if not (equals and name.strip()):
             raise UsageError(f"--set {setting}: write NAME=VALUE, as outer_blocks=3")
         try:
             values[name.strip()] = tomlkit.parse(f"x = {value}").unwrap()["x"]

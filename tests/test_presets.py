@@ -107,8 +107,9 @@ def test_mistakes_in_toml_are_named(tmp_path: Path, text: str, message: str) -> 
 
 def test_settings_of_the_network() -> None:
     assert presets.parse_set(["outer_blocks=3", "graph=paper"]) == {"outer_blocks": 3, "graph": "paper"}
-    with pytest.raises(UsageError, match="NAME=VALUE"):
-        presets.parse_set(["outer_blocks"])
+    for wrong in ("outer_blocks", "=3", " = 3"):
+        with pytest.raises(UsageError, match="NAME=VALUE"):
+            presets.parse_set([wrong])
     with pytest.raises(UsageError, match=r"unknown setting 'wings': choose from .*, outer_blocks, activation$"):
         presets.parse_set(["wings=2"])
 
