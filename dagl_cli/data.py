@@ -216,7 +216,7 @@ class Crops(Dataset[tuple[Tensor, ...]]):
         batch: crops per step, of all processes together.
         rows: which of them this process makes.
         sigma: the noise level for denoise; None: uniform in 0-75.
-        sigma_error: `degraded` gives the level wrong by up to this share of it, either way.
+        sigma_error: half of the levels that `degraded` gives are off by up to this share, either way.
     """
 
     def __init__(
@@ -263,13 +263,14 @@ class Crops(Dataset[tuple[Tensor, ...]]):
         generator = self._generator(step, clean.device)
         # noise for the whole batch, so that the rows get the same whatever the number of processes
         noise = torch.randn(self.batch, *clean.shape[1:], generator=generator, device=clean.device)[self.rows]
-        chance = torch.rand(3, self.batch, generator=generator, device=clean.device)[:, self.rows]
+        chance = torch.rand(4, self.batch, generator=generator, device=clean.device)[:, self.rows]
         sigma = chance[0] * 75 if self.sigma is None else torch.full_like(chance[0], self.sigma)
         noisy = torch.addcmul(clean, noise, sigma.view(-1, 1, 1, 1) / 255)
         if self.sigma is None:  # a quarter as an 8-bit file would have it
             file = (noisy.clamp(0, 1) * 255).round() / 255
             noisy = torch.where((chance[1] < 0.25).view(-1, 1, 1, 1), file, noisy)
-        return noisy, clean, sigma * (1 + self.sigma_error * (2 * chance[2] - 1))
+        error = torch.where(chance[2] < 0.5, self.sigma_error * (2 * chance[3] - 1), 0)
+        return noisy, clean, sigma * (1 + error)
 
     def ahead(self, start: int, workers: int = 0) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
         """(step, levels) from step `start` on, endlessly; worker processes keep four batches ahead each."""

@@ -45,7 +45,8 @@ class TrainConfig:
     sigma: float | None = None
     """The one noise level to train for, 0-75; None: all of them. For denoise."""
     sigma_error: float = 0.25
-    """The level that the network is told is off by up to this share of it, so that it need not be exact; 0: exact."""
+    """Half of the crops are given with a level that is off by up to this share of it, so that users' need not be exact
+    and exact ones still pay; 0: exact levels only."""
     minutes: float | None = None
     """Length of the run; the learning rate falls to zero over it. Exactly one of minutes and steps."""
     steps: int | None = None

@@ -227,6 +227,7 @@ def test_degradations(photos: Path) -> None:
     assert told is not None
     assert torch.equal(same, noisy)
     assert 20 <= told.min() < 21.5 < 28.5 < told.max() <= 30
+    assert 16 < (told == 25).sum() < 48
     mosaic, clean, _ = batch("demosaic")
     assert torch.equal(mosaic[:, 1, ::2, ::2], clean[:, 1, ::2, ::2])  # GRBG
     assert mosaic[:, 0, ::2, ::2].abs().sum() == 0
