@@ -133,7 +133,7 @@ def test_camera_noise_levels_follow_the_published_line():
 @pytest.mark.parametrize("clipped", [False, True])
 @pytest.mark.parametrize("sigma", [10, 25, 50])
 @pytest.mark.parametrize(("dataset", "mode"), [("Kodak24", "RGB"), ("BSD68", "L")])
-def test_estimate_sigma_is_within_ten_percent_on_average(dataset: str, mode: str, sigma: int, clipped: bool):
+def test_estimate_sigma_is_close_on_average(dataset: str, mode: str, sigma: int, clipped: bool):
     errors = []
     for path in sorted(shared(f"testsets/{dataset}").glob("*.png"))[::6]:
         clean = np.asarray(Image.open(path).convert(mode), np.float32) / 255
@@ -141,7 +141,7 @@ def test_estimate_sigma_is_within_ten_percent_on_average(dataset: str, mode: str
         if clipped:
             noisy = np.clip(np.round(noisy * 255), 0, 255).astype(np.float32) / 255
         errors.append(abs(estimate_sigma(noisy) - sigma) / sigma)
-    assert np.mean(errors) < 0.1
+    assert np.mean(errors) < (0.08 if sigma == 10 else 0.03)
 
 
 def test_estimate_sigma_is_low_on_clean_photographs():
@@ -178,8 +178,20 @@ def test_estimate_sigma_tells_a_page_from_noise_on_a_page(pitch: int):
         ImageDraw.Draw(page).text((4, row), "Rest: the quick brown fox jumps over the lazy dog, twice; 0123456789")
     clean = np.asarray(page, np.float32) / 255
     assert estimate_sigma(clean) == 0.0
-    noisy = (clean + np.random.default_rng(0).normal(0, 5 / 255, clean.shape)).clip(0, 1)
-    assert estimate_sigma(np.rint(noisy * 255).astype(np.float32) / 255) > 2
+    for sigma in (5, 25):
+        noisy = (clean + np.random.default_rng(0).normal(0, sigma / 255, clean.shape)).clip(0, 1)
+        estimate = estimate_sigma(np.rint(noisy * 255).astype(np.float32) / 255)
+        assert estimate == pytest.approx(sigma, rel=0.3)
+
+
+@pytest.mark.parametrize("end", [0, 1])
+@pytest.mark.parametrize("beyond", [-1.0, -0.5, 0.0, 0.2])
+def test_estimate_sigma_of_noise_that_was_clipped(end: int, beyond: float):
+    """An even picture whose level is so many standard deviations beyond black or white."""
+    sigma = 20
+    level = end + beyond * sigma / 255 * (1 if end else -1)
+    noisy = level + np.random.default_rng(0).normal(0, sigma / 255, (200, 200))
+    assert estimate_sigma(np.rint(noisy.clip(0, 1) * 255).astype(np.float32) / 255) == pytest.approx(sigma, rel=0.1)
 
 
 @pytest.mark.parametrize("bars", [0.3, 0.7])
