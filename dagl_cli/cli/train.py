@@ -52,7 +52,7 @@ def train(
     sigma: Annotated[float | None, _option("sigma", "The one noise level to train for; default: 0-75.")] = None,
     sigma_error: Annotated[
         float | None,
-        _option("sigma_error", "In half of the crops the level that is told is off by up to this share; 0: none."),
+        _option("sigma_error", "In half of the crops the level told is off by up to this share; 0: none."),
     ] = None,
     minutes: Annotated[float | None, _option("minutes", "Length of the run.")] = None,
     steps: Annotated[int | None, _option("steps", "Length of the run, instead of --minutes.")] = None,
