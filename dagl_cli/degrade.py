@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
-from scipy.special import ndtri
 from torch import Tensor
 
 from .errors import UsageError
@@ -178,7 +177,7 @@ def _block_sigma(blocks: np.ndarray) -> float:
 
 def _variance_kept(share: np.ndarray) -> np.ndarray:
     """What Gaussian noise keeps of its variance when `share` of it, 0-1, is clipped at one end of the range."""
-    end = -ndtri(share.clip(1e-9, 0.99))  # in standard deviations from the mean
+    end = -torch.special.ndtri(torch.from_numpy(share.clip(1e-9, 0.99))).numpy()  # in standard deviations from the mean
     density = np.exp(-(end**2) / 2) / math.sqrt(2 * math.pi)
     mean = end * share - density
     return 1 - share - end * density + end**2 * share - mean**2
