@@ -236,6 +236,8 @@ def _section(name: str, e: dict[str, Any], manifest: dict[str, Any]) -> list[str
             lines += ["", f"`{t['command']}`"]
     elif "source" in t:
         lines += ["", f"Converted from {t['source']}."]
+    if e.get("note"):
+        lines += ["", e["note"]]
     if e["results"]:
         levels = {"denoise": "σ", "real": "σ", "dejpeg": "quality"}.get(e["task"], "level")
         lines += [
@@ -251,8 +253,6 @@ def _section(name: str, e: dict[str, Any], manifest: dict[str, Any]) -> list[str
                 f"**{row['psnr']:.2f}** | {row['ssim']:.4f} | {paper} | {best} |"
             )
         lines += ["", f"PSNR in dB, means over the images. {' / '.join(dict.fromkeys(map(_how, e['results'])))}."]
-    if e.get("note"):
-        lines += ["", e["note"]]
     return lines
 
 

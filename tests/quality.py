@@ -1,4 +1,4 @@
-"""How the models behave where users are (not a test: `python tests/quality.py sigma --data-dir testsets/`).
+"""How the models behave where users are (not a test: `python tests/quality.py sigma`).
 
     sigma       denoise when the noise level is given too low, right, too high, or estimated; 8- and 16-bit files
     flat        denoise on constant patches and a slow ramp: what noise and which steps are left
@@ -18,6 +18,7 @@ import argparse
 import io
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
@@ -28,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dagl_cli import attention, bench, degrade, image, weights
+from dagl_cli import attention, bench, datasets, degrade, image, weights
 from dagl_cli.errors import DaglError
 from dagl_cli.metrics import psnr
 from dagl_cli.model import MGFAM
@@ -304,7 +305,10 @@ def show(rows: Iterator[Row]) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=SUBCOMMANDS)
-    parser.add_argument("--data-dir", type=Path, default=Path("testsets"), help="folder with Set12/, Kodak24/ ...")
+    parser.add_argument(
+        "--data-dir", type=Path, default=os.environ.get("DAGL_DATA_DIR") or datasets.default_folder(),
+        help="folder with Set12/, Kodak24/ ... (default: $DAGL_DATA_DIR, or where `dagl datasets download` puts them)",
+    )  # fmt: skip
     parser.add_argument("--model", action="append", help="bundled name or weight file; can be given again")
     parser.add_argument("--limit", type=int, help="only the first images of each set")
     parser.add_argument("--json", action="store_true")

@@ -104,7 +104,9 @@ def list_weights(as_json: Json = False) -> None:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    table = Table("name", "task", "colours", "network", "parameters", "licence", box=None, pad_edge=False)
+    table = Table(
+        "name", "task", "colours", "network", "parameters", "licence", box=None, pad_edge=False, padding=(0, 1, 0, 0)
+    )
     for column in table.columns[:-1]:
         column.no_wrap = True
     table.columns[-1].min_width = 10
