@@ -150,7 +150,8 @@ def _block_sigma(blocks: np.ndarray) -> float:
     if not len(blocks) or np.median(even) > 0.1:
         return 0.0
     black, white = ((np.abs(blocks - end) < 0.5 / 255).mean((1, 2)) for end in (0, 1))
-    usable = black + white <= max(0.6, np.quantile(black + white, 0.1))
+    clipped = black + white
+    usable = clipped <= max(0.6, np.quantile(clipped, 0.1))
     variance = (_variance_kept(black) * _variance_kept(white))[usable]
     blocks = blocks[usable]
     means = blocks.mean((1, 2), keepdims=True)
