@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import DaglError, ImageError, UsageError, WeightsError
 
 if TYPE_CHECKING:
-    from .pipeline import Options, Restorer, load_model, restore
+    from .restoring.restorer import Options, Restorer, load_model, restore
 
 __version__ = "0.1.0"
 __all__ = [

@@ -117,8 +117,8 @@ def estimate_sigma(pixels: np.ndarray) -> float | None:
     a share of a block was clipped to black or white, what that took from the variance is added again. Mean absolute
     error on Kodak24 (colour) and BSD68 (gray), clipped to 8 bit: 0.19 and 0.34 at sigma 5 (medians 0.12: a few images
     are texture all over), 0.19 and 0.34 at 10, 0.37 and 0.35 at 25, 0.53 and 0.55 at 50; not clipped about the same
-    (`tests/quality.py estimate`). Film grain and fine texture count as noise; correlated noise (cameras, JPEG) is
-    underestimated. Blocks that are perfectly even tell nothing (bars, burnt-out skies); drawings, pages and
+    (`tests/studies/quality.py estimate`). Film grain and fine texture count as noise; correlated noise (cameras,
+    JPEG) is underestimated. Blocks that are perfectly even tell nothing (bars, burnt-out skies); drawings, pages and
     screenshots, where the others are even in places too, have none.
     """
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels

@@ -1,8 +1,15 @@
-"""Errors a user can cause. Each message is one line that names the file or flag and the remedy.
+"""Errors a user can cause. Each message is one line that names the file or parameter and the remedy.
+
+Parameters stand in backquotes, as `max_pixels`: Python's users read them as they are, the command line shows them as
+its flags, --max-pixels (`cli.with_flags`).
 
 Exit codes (documented in the README): 0 ok, 1 failed, 2 usage, 3 some files failed,
 4 weights unavailable, 5 benchmark below tolerance, 130 interrupted.
 """
+
+from __future__ import annotations
+
+from collections.abc import Iterable
 
 
 class DaglError(Exception):
@@ -31,3 +38,15 @@ class ToleranceError(DaglError):
     """A benchmark is further below its reference than allowed."""
 
     exit_code = 5
+
+
+def unknown(parameter: str, value: object, choices: Iterable[str]) -> UsageError:
+    """The error for a value that is not among the choices of a parameter."""
+    return UsageError(f"`{parameter}` {value} is unknown: choose one of {', '.join(choices)}")
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says, on one line; its kind where it says nothing."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split()) or type(error).__name__

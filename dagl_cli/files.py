@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -46,3 +47,12 @@ def write(path: Path, data: bytes | memoryview) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def cache_folder() -> Path:
+    """dagl's folder for what it can make again, by the platform's convention; $XDG_CACHE_HOME comes first."""
+    if home := os.environ.get("XDG_CACHE_HOME"):
+        return Path(home) / "dagl"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData/Local")) / "dagl" / "Cache"
+    return Path.home() / ("Library/Caches/dagl" if sys.platform == "darwin" else ".cache/dagl")

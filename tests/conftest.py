@@ -1,4 +1,4 @@
-"""Where the shared reference data is (test sets, published tables, parity outputs); tests skip without it."""
+"""Fixtures: weights that are told by their results, and a folder for every test."""
 
 from __future__ import annotations
 
@@ -8,19 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import SHIFT, saved, tiny
+
+from dagl_cli.restoring import restorer as pipeline
+from dagl_cli.store import weights
 
 torch.set_num_threads(min(2, os.cpu_count() or 1))
-
-
-def shared(path: str) -> Path:
-    """A file or folder of the shared data; skips the calling test if it is absent.
-
-    The data is looked for in $DAGL_SHARED, then beside the repository in ../shared.
-    """
-    root = Path(os.environ.get("DAGL_SHARED") or Path(__file__).parents[2] / "shared")
-    if not (root / path).exists():
-        pytest.skip(f"needs {root / path}: set DAGL_SHARED to the folder of the shared reference data")
-    return root / path
 
 
 @pytest.fixture(scope="module")
@@ -30,3 +23,47 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights under the bundled names, except colour dejpeg; all add 10 levels, so that a result shows."""
+    folder = tmp_path_factory.mktemp("weights")
+    for task, channels in (("denoise", 1), ("denoise", 3), ("dejpeg", 1), ("demosaic", 3)):
+        name = f"{task}-{'gray' if channels == 1 else 'color'}"
+        saved(folder / f"{name}.safetensors", tiny(task, channels, SHIFT / 255, graph=False))
+    return folder
+
+
+@pytest.fixture
+def here(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test runs in a folder of its own, without the user's variables; its tiny images count as JPEGs."""
+    monkeypatch.setattr(weights, "folder", lambda: bundle)
+    monkeypatch.setattr(pipeline, "jpeg_blockiness", lambda pixels: 1.0)
+    for name in [name for name in os.environ if name.startswith("DAGL_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+MODELS = {
+    "denoise-gray": ("denoise", 1),
+    "denoise-color": ("denoise", 3),
+    "dejpeg-gray": ("dejpeg", 1),
+    "dejpeg-color": ("dejpeg", 3),
+    "demosaic-color": ("demosaic", 3),
+}
+
+
+@pytest.fixture(scope="module")
+def identities(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights under the bundled names that change nothing."""
+    folder = tmp_path_factory.mktemp("weights")
+    for name, (task, channels) in MODELS.items():
+        saved(folder / f"{name}.safetensors", tiny(task, channels, graph=channels == 1))
+    return folder
+
+
+@pytest.fixture
+def bundled(identities: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "folder", lambda: identities)

@@ -12,6 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from helpers import ROOT
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FAULTS: dict[str, tuple[int, str]] = {
     "private": (401, "RepoNotFound"),
@@ -151,7 +153,7 @@ assert "torch" not in sys.modules
 def client(specs: list[str], env: dict[str, str], **settings: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", CLIENT, *specs], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        cwd=Path(__file__).parents[1], **settings,
+        cwd=ROOT, **settings,
     )  # fmt: skip
 
 

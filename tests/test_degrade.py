@@ -7,7 +7,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from conftest import shared
+from helpers import shared
 from PIL import Image, ImageDraw
 
 from dagl_cli import degrade

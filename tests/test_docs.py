@@ -1,16 +1,15 @@
 """The README, the changelog and the code agree."""
 
 import re
-from pathlib import Path
 from typing import Any
 
+from helpers import ROOT
 from typer.main import get_command
 
 import dagl_cli
-from dagl_cli import weights
 from dagl_cli.cli import app
+from dagl_cli.store import weights
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -39,9 +38,3 @@ def test_every_bundled_file_has_its_card() -> None:
     cards = (ROOT / "weights/README.md").read_text(encoding="utf-8")
     for path in weights.bundled():
         assert f"`{path.name}`" in cards
-
-
-def test_every_module_is_in_the_readme() -> None:
-    for path in (ROOT / "dagl_cli").glob("*.py"):
-        if path.stem not in ("__init__", "__main__", "errors"):
-            assert f"`{path.name}`" in README, path.name

@@ -12,46 +12,30 @@ import dagl_cli
 PACKAGE = Path(dagl_cli.__file__).parent
 
 LAYERS = [
-    {"errors", "files"},
-    {"config", "attention", "image", "degrade", "tiling", "metrics", "raw", "datasets", "report", "hub", "muon"},
-    {"model", "presets"},
-    {"weights", "data", "peers"},
-    {"pipeline", "release", "export"},
-    {"bench", "compare", "dnd", "train"},
-    {"cli"},
-    {"__main__"},
+    "errors files",
+    "config",
+    "degrade images",
+    "nn",
+    "store",
+    "restoring",
+    "measuring",
+    "training",
+    "cli",
+    "__main__",
 ]
-"""From the ground up. A module imports only modules of lower layers; `__init__` is free to all (it is lazy)."""
+"""From the ground up: a module imports only from lower layers and from its own room; `__init__` is free to all."""
+HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names.split()}
 
 
-def imports(path: Path) -> set[str]:
-    """The package's own modules that a file imports, at any depth of the file."""
-    found = set()
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_down(path: Path) -> None:
+    place = path.relative_to(PACKAGE).with_suffix("").parts
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
-            found |= {node.module.split(".")[0]} if node.module else {name.name for name in node.names}
-    return found - {"__version__"}
-
-
-def modules() -> list[tuple[str, Path]]:
-    flat = [(path.stem, path) for path in PACKAGE.glob("*.py") if path.stem != "__init__"]
-    return flat + [("cli", path) for path in (PACKAGE / "cli").glob("*.py")]
-
-
-@pytest.mark.parametrize(("name", "path"), modules(), ids=lambda v: v.name if isinstance(v, Path) else v)
-def test_imports_go_downward(name: str, path: Path) -> None:
-    height = {module: i for i, layer in enumerate(LAYERS) for module in layer}
-    own = (
-        {p.stem for p in (PACKAGE / "cli").glob("*.py")} | {"a_path", "app", "by_environment", "errors", "plain", "say"}
-        if name == "cli"
-        else set()
-    )
-    for other in imports(path) - own:
-        assert height[other] < height[name], f"{path.name} imports {other}"
-
-
-def test_every_module_has_its_layer() -> None:
-    assert {name for name, _ in modules()} == set.union(*LAYERS)
+            whole = [*place[: len(place) - node.level], *(node.module or "").split(".")]
+            rooms = {whole[0]} if whole[0] else {name.name for name in node.names} - {"__version__"}
+            for room in rooms - {place[0]} if place != ("__init__",) else ():
+                assert HEIGHT[room] < HEIGHT[place[0]], f"{path}:{node.lineno} imports {room}"
 
 
 @pytest.mark.parametrize("code", ["import dagl_cli", "from dagl_cli.cli import app", "import dagl_cli.config"])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -66,6 +68,25 @@ def _mistyped(group: Any = None) -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
+def with_flags(message: str) -> str:
+    """A message of the library for the command line: parameters in backquotes, `max_pixels`, become --max-pixels."""
+    return re.sub(r"`([a-z][a-z_]*)`", lambda name: flags().get(name[1], name[0]), message)
+
+
+@functools.cache
+def flags() -> dict[str, str]:
+    """The name of every command's every parameter -> its flag; arguments have none."""
+
+    def below(command: Any) -> Iterator[tuple[str, str]]:
+        for parameter in command.params:
+            if parameter.param_type_name == "option":
+                yield parameter.name, max(parameter.opts, key=len)
+        for inner in getattr(command, "commands", {}).values():
+            yield from below(inner)
+
+    return dict(below(typer.main.get_command(app)))
+
+
 class ErrorBoundary(TyperGroup):
     """Turns expected errors into one line and their exit code."""
 
@@ -80,7 +101,7 @@ class ErrorBoundary(TyperGroup):
             sys.stdout.flush()
             return result
         except DaglError as error:
-            say(f"Error: {error}", "red")
+            say(f"Error: {with_flags(str(error))}", "red")
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             say("Interrupted: finished files are kept, running the command again does the rest.", "yellow")

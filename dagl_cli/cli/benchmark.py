@@ -14,15 +14,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from .. import datasets
 from ..errors import DaglError, ToleranceError, UsageError, WeightsError
+from ..measuring import datasets
 from . import a_path, app, by_environment, errors, say
 from .datasets import DataDir, fetch
 from .restore import Device, Ensemble, Json, Model, Offline, Overlap, Precision, Quiet, Tile, parse_tile
 
 if TYPE_CHECKING:
-    from ..bench import Case, Method, Row
-    from ..pipeline import Options
+    from ..measuring.bench import Case, Method, Row
+    from ..restoring.restorer import Options
 
 
 @app.command()
@@ -76,9 +76,9 @@ def benchmark(
 
     Missing test sets are downloaded. Finished images are kept, so an interrupted run continues where it stopped.
     """
-    from .. import bench, peers
-    from ..pipeline import Options
-    from ..report import save
+    from ..measuring import bench, peers
+    from ..measuring.report import save
+    from ..restoring.restorer import Options
 
     if protocol not in bench.PROTOCOLS:
         raise UsageError(f"--protocol {protocol} is unknown: choose one of {', '.join(bench.PROTOCOLS)}")
@@ -208,7 +208,7 @@ def _cases(
     quality: list[int] | None,
 ) -> tuple[str, list[Case]]:
     """What to measure, and a title. In a published table --dataset, --sigma and --quality choose rows."""
-    from .. import bench
+    from ..measuring import bench
 
     if table is None and figure is None:
         task = task or "denoise"
@@ -265,9 +265,10 @@ def _table_2(
     dnd: Path | None, output: Path, model: str | None, options: Options, limit: int | None, quiet: bool
 ) -> None:
     """Table 2's numbers come from the benchmark's server; this writes what it takes."""
-    from .. import bench, weights
-    from ..dnd import submit
-    from ..pipeline import load_model
+    from ..measuring import bench
+    from ..measuring.dnd import submit
+    from ..restoring.restorer import load_model
+    from ..store import weights
 
     published = bench.PUBLISHED["table 2"]
     if dnd is None:

@@ -21,8 +21,8 @@ from . import a_path, app, errors, plain, say
 from .restore import MAX_PIXELS, Json, MaxPixels, Overwrite, Quiet, images_below
 
 if TYPE_CHECKING:
-    from ..compare import Comparison, Pair
-    from ..report import Cell
+    from ..measuring.compare import Comparison, Pair
+    from ..measuring.report import Cell
 
 
 @app.command()
@@ -49,7 +49,7 @@ def compare(
     given = [path for path in (a, b, reference) if path is not None]
     _check_output(output, given, overwrite)
     pairs, problems = _pairs(a, b, reference)
-    from ..compare import compare as measure
+    from ..measuring.compare import compare as measure
 
     compared: list[tuple[Pair, Comparison]] = []
     for pair in track(pairs, console=errors, transient=True, disable=quiet or not errors.is_terminal):
@@ -75,8 +75,8 @@ def compare(
     elif rows:
         _print(rows)
     if output is not None and rows:
-        from .. import report
-        from ..compare import pictures, table
+        from ..measuring import report
+        from ..measuring.compare import pictures, table
 
         shown, left_out = pictures([pair for pair, _ in compared], rows)
         what = [f"{label}: {path}" for label, path in zip(("A", "B", "Reference"), given)]
@@ -109,7 +109,7 @@ def _check_output(output: Path | None, inputs: list[Path], overwrite: bool) -> N
 
 def _pairs(a: Path, b: Path, reference: Path | None) -> tuple[list[Pair], list[str]]:
     """What belongs together, and a line for everything that was left over or cannot be read."""
-    from ..compare import Pair, match
+    from ..measuring.compare import Pair, match
 
     paths = [path for path in (a, b, reference) if path is not None]
     folders = [path for path in paths if path.is_dir()]
@@ -151,7 +151,7 @@ def _notes(rows: list[Comparison]) -> dict[str, str]:
 
 def _print(rows: list[Comparison]) -> None:
     """The table, on stdout; for several images with the means. With a reference, some columns are left to --json."""
-    from ..compare import table
+    from ..measuring.compare import table
 
     data = table(rows)
     columns = list(zip(data.columns, *data.rows))

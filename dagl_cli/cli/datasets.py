@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
-from .. import datasets
 from ..errors import DaglError
+from ..measuring import datasets
 from . import a_path, app, errors, say
 
 commands = typer.Typer(help="The paper's test sets, checked against their SHA-256.", no_args_is_help=True)

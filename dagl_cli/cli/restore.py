@@ -20,7 +20,7 @@ from ..files import visible
 from . import a_path, app, by_environment, errors, say
 
 if TYPE_CHECKING:
-    from ..pipeline import FileRestorer
+    from ..restoring.restorer import FileRestorer
 
 STDIO = Path("-")
 
@@ -243,7 +243,7 @@ def plan(paths: list[Path], output: Path | None, suffix: str, raws: bool = False
     `IN OUT` is a pair when there is no -o. raws: folders are searched for camera raw files too.
     Raises UsageError for an output that is an input, or written twice.
     """
-    from .. import image
+    from .. import images as image
 
     if output is None and len(paths) > 2:
         raise UsageError("several inputs need -o FOLDER")
@@ -295,7 +295,7 @@ def plan(paths: list[Path], output: Path | None, suffix: str, raws: bool = False
 
 def as_result(path: Path) -> Path:
     """The name of a result where the user gives none: the input's, but raw files become TIFFs."""
-    from .. import raw
+    from ..images import raw
 
     return path.with_suffix(raw.RESULT_SUFFIX) if raw.is_raw_path(path) else path
 
@@ -307,7 +307,8 @@ def images_below(folder: Path, results: Path, raws: bool) -> tuple[list[Path], l
     raw files are images too, and what lies beside one under the same name (the camera's JPEG) is left out; a second
     raw file of the name, whose result would be the same file, is reported as failed.
     """
-    from .. import image, raw
+    from .. import images as image
+    from ..images import raw
 
     found: list[Path] = []
     unreadable: list[OSError] = []
@@ -343,7 +344,7 @@ def run(context: typer.Context, files: Files, settings: dict[str, Any], options:
         if not by_environment(context, "as_json"):
             raise UsageError("--json and an image cannot both go to stdout: give an output file")
         files.as_json = False
-    from ..pipeline import FileRestorer, Options
+    from ..restoring.restorer import FileRestorer, Options
 
     def warn(line: str) -> None:
         if not files.quiet:

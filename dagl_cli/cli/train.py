@@ -13,10 +13,10 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from .. import presets
 from ..config import VARIANTS
 from ..errors import UsageError
-from ..presets import PRESETS, TrainConfig
+from ..training import presets
+from ..training.presets import PRESETS, TrainConfig
 from . import a_path, app, by_environment, errors, say
 
 _DEFAULTS = {f.name: f.default for f in fields(TrainConfig)}
@@ -117,7 +117,7 @@ def train(
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"--output {settings.output}: {folder} is a file, give a folder")
 
-    from ..train import train as run
+    from ..training.loop import train as run
 
     silent = quiet or os.environ.get("RANK", "0") != "0"
     live = errors.is_terminal and not silent

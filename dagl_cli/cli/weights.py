@@ -20,7 +20,7 @@ from . import a_path, app, errors, say
 from .restore import Json, Offline, Overwrite, Quiet
 
 if TYPE_CHECKING:
-    from ..hub import Progress as Report
+    from ..store.hub import Progress as Report
 
 commands = typer.Typer(help="Weights: bundled, from the Hub, and from DAGL's authors.", no_args_is_help=True)
 app.add_typer(commands, name="weights")
@@ -59,7 +59,7 @@ def download_bars(quiet: bool) -> Iterator[Report]:
 
 def known(path: Path) -> dict[str, Any]:
     """Everything that is known of a weight file: its manifest entry, as far as it is of this very file."""
-    from .. import export, weights
+    from ..store import export, weights
 
     beside = path.parent / weights.MANIFEST
     manifest = weights.read_manifest(beside) if beside.is_file() else {}
@@ -69,7 +69,7 @@ def known(path: Path) -> dict[str, Any]:
 
 def located(names: list[str] | None, offline: bool = False) -> list[Path]:
     """The files that are meant; None: the bundled ones."""
-    from .. import weights
+    from ..store import weights
 
     try:
         with download_bars(quiet=False) as report:
@@ -82,7 +82,7 @@ def located(names: list[str] | None, offline: bool = False) -> list[Path]:
 @commands.command("list")
 def list_weights(as_json: Json = False) -> None:
     """The bundled and the imported weights: task, colours, network, training, licence."""
-    from .. import weights
+    from ..store import weights
 
     rows, damaged = [], []
     for place, paths in (("bundled", weights.bundled()), ("imported", weights.imported())):
@@ -164,7 +164,7 @@ def verify(models: Names = None, as_json: Json = False) -> None:
 
     hub:OWNER/REPO stands for all of its files that are in the Hub's cache.
     """
-    from .. import hub, weights
+    from ..store import hub, weights
 
     files: list[Path] = []
     for model in models or ():
@@ -217,7 +217,7 @@ def download(
     offline: Offline = False,
 ) -> None:
     """Fetch weights from the Hub into its cache, checked by SHA-256; afterwards they work without a network."""
-    from .. import hub, weights
+    from ..store import hub, weights
 
     specs = []
     for model in models or [""]:
@@ -272,8 +272,8 @@ def import_weights(
     The checkpoint is read as plain tensors, and nothing in it is run. The conversion is strict, and the written file
     is proven to give the same output on a test image.
     """
-    from .. import weights
     from ..config import TASKS
+    from ..store import weights
 
     if task not in TASKS:
         raise UsageError(f"--task {task} is unknown: choose one of {', '.join(TASKS)}")
@@ -283,7 +283,7 @@ def import_weights(
         raise UsageError(f"{target} exists: --overwrite replaces it")
     if source is None and offline:
         raise WeightsError("--offline: give the checkpoint or the archive as a FILE")
-    from .. import export, release
+    from ..store import export, release
 
     checkpoint = release.CHECKPOINTS[task]
     if source is None:
@@ -309,7 +309,7 @@ def import_weights(
 
 def say_unused(rows: list[dict[str, Any]], made: dict[str, Any]) -> None:
     """Tell of results that were measured on something else."""
-    from .. import export
+    from ..store import export
 
     if count := export.unused(rows, made):
         say(f"--results: {count} of {len(rows)} rows are of other weights or methods and were left out", "yellow")
@@ -330,7 +330,7 @@ def export(
     offline: Offline = False,
 ) -> None:
     """A folder that is ready for the Hub: weights, manifest, model card. Or, with --onnx, ONNX networks."""
-    from .. import export
+    from ..store import export
 
     paths = located(models, offline)
     if onnx:
@@ -376,7 +376,7 @@ def manifest(
     What people wrote into manifest.json is kept: licence, training_data and training_sets, which hold for new files,
     and of unchanged files all of it, with their runs, note and results.
     """
-    from .. import export
+    from ..store import export
 
     measured = export.read_results(results or [])
     made = export.publish(folder, measured)

@@ -1,0 +1,1 @@
+"""Test sets, metrics, other methods, the tables of the paper."""

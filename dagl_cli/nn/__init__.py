@@ -1,0 +1,1 @@
+"""The network: DAGL and its attention."""

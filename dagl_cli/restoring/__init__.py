@@ -1,0 +1,1 @@
+"""From degraded pixels and files to restored ones."""

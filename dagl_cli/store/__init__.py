@@ -1,0 +1,1 @@
+"""Weight files: where they come from, what they hold, what becomes of them."""

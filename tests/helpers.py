@@ -1,0 +1,110 @@
+"""What several test files need: shared data, tiny weights, the released network, and `dagl` run in this process."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from dagl_cli.cli import app
+from dagl_cli.config import TASKS, ModelConfig
+from dagl_cli.nn.model import DAGL, convert_released, released_config
+from dagl_cli.store import weights
+
+ROOT = Path(__file__).parents[1]
+SHIFT = 10
+"""What the weights of the fixture `bundle` add to every level."""
+RELEASES = {"denoise": "DN_Gray", "real": "DN_Real", "demosaic": "Demosaic", "dejpeg": "DN_Gray"}
+
+
+def shared(path: str) -> Path:
+    """A file or folder of the shared data; skips the calling test if it is absent.
+
+    The data is looked for in $DAGL_SHARED, then beside the repository in ../shared.
+    """
+    root = Path(os.environ.get("DAGL_SHARED") or ROOT.parent / "shared")
+    if not (root / path).exists():
+        pytest.skip(f"needs {root / path}: set DAGL_SHARED to the folder of the shared reference data")
+    return root / path
+
+
+def tiny(task: str = "denoise", channels: int = 1, shift: float = 0.0, graph: bool = True, **changes: object) -> DAGL:
+    """A network that adds `shift` to every value, whatever the image: its other residuals are zero."""
+    settings: dict[str, object] = dict(
+        task=task, channels=channels, noise_map=TASKS[task].noise_map, scale=2, features=8, blocks=2, head_features=4,
+        embedding=4, key_stride=2, stages=int(graph), heads=int(graph),
+    )  # fmt: skip
+    model = DAGL(ModelConfig(**(settings | changes))).eval()  # type: ignore[arg-type]
+    torch.nn.init.zeros_(model.conv_out.weight)
+    torch.nn.init.constant_(model.conv_out.bias, shift)
+    return model
+
+
+def saved(path: Path, model: DAGL, **info: object) -> Path:
+    weights.save(path, model.state_dict(), model.config, info)
+    return path
+
+
+def draw(shapes: dict[str, list[int]]) -> dict[str, torch.Tensor]:
+    """The weights of the parity data: the rule of parity/README.md."""
+    random = np.random.RandomState(2021)
+    weights = {}
+    for key in sorted(shapes):
+        shape = tuple(shapes[key])
+        if key == "add_mean.weight":
+            value = np.eye(3).reshape(3, 3, 1, 1)
+        elif key == "add_mean.bias":
+            value = np.array([0.4488, 0.4371, 0.4040])
+        elif shape == (1,) and not key.endswith("bias"):
+            value = np.full(shape, 0.25)
+        elif len(shape) >= 2:
+            value = random.standard_normal(shape) * (0.6 / np.sqrt(np.prod(shape[1:])))
+        else:
+            value = random.standard_normal(shape) * 0.05
+        weights[key] = torch.from_numpy(value + 1.0 if key.endswith("thr_conv.bias") else value)
+    return weights
+
+
+def checkpoint(task: str) -> dict[str, torch.Tensor]:
+    return draw(json.loads(shared("parity/state_dicts.json").read_text())[RELEASES[task]]["state_dict"])
+
+
+def network(task: str) -> DAGL:
+    model = DAGL(released_config(task)).double()
+    model.load_state_dict(convert_released(checkpoint(task), model.config))
+    return model.eval()
+
+
+def case(name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    with np.load(shared(f"parity/{name}.npz")) as file:
+        return torch.from_numpy(file["input"]), torch.from_numpy(file["output"])
+
+
+def dagl(*arguments: object, code: int = 0, stdin: bytes | None = None) -> tuple[bytes, str]:
+    """(stdout, stderr) of a command that must end with this exit code, and without a traceback."""
+    result = CliRunner().invoke(app, [str(a) for a in arguments], input=stdin)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.stderr
+    return result.stdout_bytes, result.stderr
+
+
+def refused(*arguments: object, code: int = 2) -> str:
+    """The one line of a command that does nothing else."""
+    before = tree()
+    stdout, stderr = dagl(*arguments, code=code)
+    assert stdout == b""
+    assert stderr.startswith("Error: ")
+    assert stderr.count("\n") == 1
+    assert tree() == before
+    return stderr
+
+
+def tree() -> dict[str, bytes]:
+    """Every file and folder below the current one."""
+    return {str(p): p.read_bytes() if p.is_file() else b"" for p in sorted(Path().rglob("*"))}

@@ -1,0 +1,278 @@
+"""Weight files: what is saved is loaded, and whatever does not fit is refused in one line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import saved, tiny
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner, Result
+
+from dagl_cli.cli import app
+from dagl_cli.config import model_config
+from dagl_cli.errors import UsageError, WeightsError
+from dagl_cli.nn.model import DAGL
+from dagl_cli.store import hub, weights
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    model = DAGL(tiny(channels=3).config)
+    path = saved(tmp_path / "a.safetensors", model, step=7, training={"variant": "lite"})
+    loaded, info = weights.load(path)
+    assert loaded.config == model.config
+    assert info == {"step": 7, "training": {"variant": "lite"}}
+    assert not loaded.training
+    state = model.state_dict()
+    assert loaded.state_dict().keys() == state.keys()
+    assert all(torch.equal(value, state[key]) for key, value in loaded.state_dict().items())
+    assert weights.describe(path) == (model.config, info, sum(p.numel() for p in model.parameters()))
+    assert list(tmp_path.iterdir()) == [path]
+    (tmp_path / "plain").touch()
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode, "others may read it, if the umask says so"
+
+
+def test_half_precision_files_give_float32_networks(tmp_path: Path) -> None:
+    model = tiny()
+    weights.save(tmp_path / "h", {k: v.half() for k, v in model.state_dict().items()}, model.config, {})
+    assert {p.dtype for p in weights.load(tmp_path / "h")[0].parameters()} == {torch.float32}
+
+
+def test_a_failed_save_keeps_the_old_file_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(tmp_path / "a.safetensors", tiny())
+    before = path.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError, match="No space"):
+        saved(path, tiny(shift=1))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def remade(
+    change: Callable[[dict[str, torch.Tensor], dict[str, str], dict[str, object]], object],
+) -> Callable[[Path], None]:
+    """Writes a good file again after `change` to its tensors, metadata and configuration."""
+
+    def make(path: Path) -> None:
+        model = tiny()
+        saved(path, model)
+        state, config = load_file(path), model.config.to_dict()
+        metadata = {"format": weights.FORMAT, "info": "{}"}
+        change(state, metadata, config)
+        metadata.setdefault("config", json.dumps(config))
+        save_file(state, path, metadata)
+
+    return make
+
+
+def truncated(path: Path) -> None:
+    saved(path, tiny())
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+FAILURES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (lambda p: None, "no such weight file"),
+    "a folder": (lambda p: p.mkdir(), ": a folder; "),
+    "empty": (lambda p: p.touch(), "not a readable safetensors file"),
+    "text": (lambda p: p.write_text("hello\nworld\n" * 50), "not a readable safetensors file"),
+    "a PyTorch checkpoint": (lambda p: torch.save({"a": torch.ones(2)}, p), "not a readable safetensors file"),
+    "truncated": (truncated, "not a readable safetensors file"),
+    "other safetensors": (lambda p: save_file({"a": torch.ones(2)}, p), "not a dagl weight file"),
+    "no configuration": (remade(lambda s, m, c: m.update(config="")), "configuration cannot be read"),
+    "no JSON object": (remade(lambda s, m, c: m.update(config="[1]")), "configuration cannot be read"),
+    "info is a list": (remade(lambda s, m, c: m.update(info="[1]")), "configuration cannot be read"),
+    "unknown setting": (remade(lambda s, m, c: c.update(depth=3)), "unknown settings: depth"),
+    "unknown task": (remade(lambda s, m, c: c.update(task="dehaze")), "dehaze"),
+    "text for a number": (
+        remade(lambda s, m, c: c.update(features="8")),
+        "features must be 1-1024, not '8'): download",
+    ),
+    "negative size": (remade(lambda s, m, c: c.update(features=-8)), "features must be 1-1024, not -8"),
+    "an endless network": (remade(lambda s, m, c: c.update(blocks=10**7)), "blocks must be 0-1024"),
+    "a huge network": (remade(lambda s, m, c: c.update(features=1024, blocks=1024)), "lacks"),
+    "training is a number": (remade(lambda s, m, c: m.update(info='{"training": 5}')), "info has other types"),
+    "runs are a number": (remade(lambda s, m, c: m.update(info='{"runs": 3}')), "configuration cannot be read"),
+    "licence is a list": (remade(lambda s, m, c: m.update(info='{"licence": ["MIT"]}')), "info has other types"),
+    "endless info": (remade(lambda s, m, c: m.update(info="[" * 10**5)), "configuration cannot be read"),
+    "another size": (remade(lambda s, m, c: c.update(features=16)), "shape"),
+    "missing tensor": (remade(lambda s, m, c: s.pop("conv_in.bias")), "lacks conv_in.bias"),
+    "unknown tensor": (remade(lambda s, m, c: s.update(extra=torch.ones(1))), "unknown extra"),
+    "wrong shape": (remade(lambda s, m, c: s.update({"conv_in.bias": torch.ones(9)})), "conv_in.bias of shape (9,)"),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_what_does_not_fit_is_refused(name: str, tmp_path: Path) -> None:
+    make, expected = FAILURES[name]
+    path = tmp_path / "model.safetensors"
+    make(path)
+    with pytest.raises(WeightsError) as caught:
+        weights.load(path)
+    assert expected in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 4
+
+
+def test_a_pytorch_checkpoint_is_told_how_to_import(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(2)}, tmp_path / "model_best.pt")
+    with pytest.raises(WeightsError, match="`dagl weights import` converts"):
+        weights.load(tmp_path / "model_best.pt")
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Empty folders for the bundled and the imported files, and no repository on the Hub."""
+    for name in ("bundled", "imported"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(weights, "folder", lambda: tmp_path / "bundled")
+    monkeypatch.setattr(weights, "imported_folder", lambda: tmp_path / "imported")
+    monkeypatch.delenv("DAGL_HUB_REPO", raising=False)
+    return tmp_path
+
+
+def test_resolve(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[hub.Spec, bool]] = []
+
+    def from_hub(spec: hub.Spec, task: str, channels: int, *, offline: bool, **_: object) -> Path:
+        asked.append((spec, offline))
+        return places / "cached"
+
+    monkeypatch.setattr(weights, "from_hub", from_hub)
+    with pytest.raises(WeightsError, match=r"dejpeg with 3 channel\(s\).*bundled: none"):
+        weights.resolve(None, "dejpeg", 3)
+    color = saved(places / "bundled" / "dejpeg-color.safetensors", tiny("dejpeg", 3))
+    shadowed = saved(places / "imported" / "dejpeg-color.safetensors", tiny("dejpeg", 3))
+    theirs = saved(places / "imported" / "release.safetensors", tiny("dejpeg", 3))
+    own = saved(places / "own.safetensors", tiny("dejpeg", 3))
+    assert weights.resolve(None, "dejpeg", 3) == color
+    monkeypatch.chdir(places)
+    (places / "dejpeg-color").write_text("a file of the user's that is called like a model")
+    assert weights.resolve(None, "dejpeg", 3) == color, "the default is never a path"
+    (places / "dejpeg-color").unlink()
+    assert weights.resolve("dejpeg-color", "denoise", 1) == color
+    assert weights.resolve("dejpeg-color.safetensors", "denoise", 1) == color
+    assert weights.resolve(str(shadowed), "dejpeg", 3) == shadowed, "a path comes first"
+    assert weights.resolve("release", "dejpeg", 3) == theirs
+    assert weights.resolve(str(own), "dejpeg", 3) == own
+    with pytest.raises(WeightsError, match=r"--model own: .*bundled: dejpeg-color; imported: dejpeg-color, release"):
+        weights.resolve("own", "dejpeg", 3)
+    assert not asked, "no repository is asked unless one is named"
+
+    weights.resolve("hub:a/b@v1", "dejpeg", 3, offline=True)
+    monkeypatch.setenv("DAGL_HUB_REPO", "me/models@v2")
+    assert weights.resolve("dejpeg-color", "dejpeg", 3) == color, "what is here is not fetched"
+    assert weights.resolve(None, "real", 3) == places / "cached"
+    assert weights.resolve("big", "real", 3) == places / "cached"
+    assert asked == [
+        (hub.Spec("a/b", "v1"), True),
+        (hub.Spec("me/models", "v2", "real-color.safetensors"), False),
+        (hub.Spec("me/models", "v2", "big.safetensors"), False),
+    ]
+    with pytest.raises(WeightsError, match="no such file"):
+        weights.resolve("runs/missing.safetensors", "real", 3)
+    with pytest.raises(UsageError, match="OWNER/REPO"):
+        weights.resolve("hub:nonsense", "real", 3)
+
+
+def dagl(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["weights", *arguments])
+
+
+def test_list(places: Path) -> None:
+    first = saved(places / "bundled" / "dejpeg-color.safetensors", tiny("dejpeg", 3), step=1234, minutes=5.5)
+    saved(places / "bundled" / "denoise-gray.safetensors", tiny(graph=False))
+    own = DAGL(model_config("trunk", "denoise", 1))
+    saved(places / "imported" / "release.safetensors", own, licence="none stated: own use only")
+    result = dagl("list", "--json")
+    rows = json.loads(result.stdout)
+    assert result.exit_code == 0
+    parameters = sum(p.numel() for p in tiny("dejpeg", 3).parameters())
+    expected = {
+        "name": "dejpeg-color", "path": str(first), "sha256": weights.sha256(first), "bytes": first.stat().st_size,
+        "task": "dejpeg", "channels": 3, "network": "DAGL", "variant": None, "parameters": parameters, "licence": None,
+        "training_data": None, "training": {"steps": 1234, "minutes": 5.5, "settings": {}}, "from": "bundled",
+    }  # fmt: skip
+    assert rows[0] == expected
+    assert rows[1]["network"] == "residual, no graph", "what has no graph is not called DAGL"
+    assert (rows[2]["from"], rows[2]["licence"]) == ("imported", "none stated: own use only")
+    table = dagl("list").stdout
+    assert "dejpeg-color" in table
+    assert "no graph (trunk)" in table
+    assert "none stated" in table
+    (bad := places / "bundled" / "bad.safetensors").write_text("hello")
+    result = dagl("list", "--json")
+    assert result.exit_code == 4
+    assert json.loads(result.stdout) == rows, "the others are listed all the same"
+    assert result.stderr.startswith(f"Error: {bad}: not a readable")
+    assert result.stderr.count("\n") == 1
+
+
+def test_info_and_path(places: Path) -> None:
+    path = saved(places / "bundled" / "denoise-gray.safetensors", tiny(), licence="MIT", training_data="Two photos.")
+    assert dagl("path", "denoise-gray").stdout.strip() == str(path)
+    told = " ".join(dagl("info", "denoise-gray").stdout.split())
+    assert "Two photos." in told
+    assert "MIT" in told
+    assert json.loads(dagl("info", str(path), "--json").stdout)["sha256"] == weights.sha256(path)
+    assert dagl("info", "other").exit_code == 4
+
+
+def test_verify_detects_one_flipped_bit(places: Path) -> None:
+    path = saved(places / "bundled" / "denoise-gray.safetensors", tiny())
+    gone = saved(places / "bundled" / "denoise-color.safetensors", tiny(channels=3))
+    result = dagl("verify")
+    assert result.exit_code == 4
+    assert "there is no manifest: `dagl weights manifest" in result.stderr
+    assert dagl("manifest", str(path.parent)).exit_code == 0
+    assert dagl("verify").exit_code == 0
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    weights.load(path)  # which looks as good as before
+    gone.unlink()
+    result = dagl("verify", "--json")
+    assert result.exit_code == 4
+    assert {row["name"]: row["intact"] for row in json.loads(result.stdout)} == {
+        "denoise-gray": False, "denoise-color": False,
+    }  # fmt: skip
+    assert f"Error: {path}: damaged: its SHA-256 is" in result.stderr
+    assert f"{gone}: missing: install dagl again" in result.stderr
+    assert dagl("verify", "denoise-gray").exit_code == 4
+    saved(path, tiny(shift=1))
+    dagl("manifest", str(path.parent))
+    assert dagl("verify", "denoise-gray").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"format": "dagl-manifest-1", "files": {"../x": {"sha256": ""}}}']
+)
+def test_what_is_no_manifest(content: str, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(WeightsError, match="not a manifest of dagl weights"):
+        weights.read_manifest(tmp_path / "manifest.json")
+
+
+def test_only_loading_needs_torch() -> None:
+    code = "import sys; from dagl_cli import weights; [weights.describe(p) for p in weights.bundled()]; "
+    assert (
+        subprocess.check_output([sys.executable, "-c", code + "print('torch' in sys.modules)"], text=True) == "False\n"
+    )
+
+
+def test_the_bundled_files_are_sound() -> None:
+    for path in weights.bundled():
+        model, _ = weights.load(path)
+        task, _, rest = path.stem.partition("-")
+        assert model.config.task == task
+        assert rest.split("-")[0] == ("gray" if model.config.channels == 1 else "color")
+        assert all(bool(torch.isfinite(p).all()) for p in model.parameters())

@@ -1,0 +1,327 @@
+"""How the models behave where users are (not a test: `python tests/studies/quality.py sigma`).
+
+    sigma       denoise when the noise level is given too low, right, too high, or estimated; 8- and 16-bit files
+    flat        denoise on constant patches and a slow ramp: what noise and which steps are left
+    zero        the network of denoise at sigma 0 on clean images: what it would change (the command changes nothing)
+    estimate    the error of the estimated noise level
+    tiles       PSNR and time against the tile size, the whole image, and the paper's chop
+    attention   what the graph looks like on trained weights, and what bfloat16 costs in it
+    clean       dejpeg on images that were never compressed, without and with the guard of the command line
+    demosaic    side by side with Malvar (2004) and Menon (2007), all four patterns (needs dagl[compare])
+
+Prints a Markdown table row by row, or --json. PSNR in dB, levels on the 0-255 scale, means over whole sets; float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dagl_cli import degrade
+from dagl_cli import images as image
+from dagl_cli.errors import DaglError
+from dagl_cli.measuring import bench, datasets
+from dagl_cli.measuring.metrics import psnr
+from dagl_cli.nn import attention
+from dagl_cli.nn.model import MGFAM
+from dagl_cli.restoring.restorer import FileRestorer, Options, Restorer
+from dagl_cli.store import weights
+
+Row = dict[str, object]
+
+LEVELS = {"denoise": 25, "dejpeg": 10, "demosaic": None}
+"""The degradation at which `tiles` and `attention` compare."""
+SETS = {"denoise": {1: "Set12", 3: "Kodak24"}, "dejpeg": {1: "Classic5", 3: "Kodak24"}, "demosaic": {3: "McMaster18"}}
+"""Task -> channels -> the set for it."""
+NEVER_COMPRESSED = {1: ("Set12", "LIVE1"), 3: ("Kodak24", "McMaster18")}
+DEPTHS = {"8 bit": 255, "16 bit": 65535}
+
+
+def load(name: str, **options: object) -> Restorer:
+    network, _ = weights.load(weights.resolve(name, "", 1))
+    return Restorer(network, Options(precision="fp32", **options), name)  # type: ignore[arg-type]
+
+
+def in_file(x: Tensor, top: int) -> Tensor:
+    """x as a file of so many levels holds it: clipped and rounded."""
+    return (x.clamp(0, 1) * top).round() / top
+
+
+def clean_images(folder: Path, dataset: str, limit: int | None) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, pixels) of a set's images."""
+    case = bench.Case(dataset, "denoise", 25.0)
+    for file in case.files(limit):
+        yield file.path, bench.load(case, file, folder)
+
+
+def mean(values: Collection[float]) -> float:
+    return float(np.mean(list(values)))
+
+
+def sigma(arguments: argparse.Namespace) -> Iterator[Row]:
+    for name in arguments.model or ["denoise-gray", "denoise-color"]:
+        restorer = load(name)
+        dataset = SETS["denoise"][restorer.config.channels]
+        for level in (15, 25, 50):
+            for depth, top in DEPTHS.items():
+                found: dict[str, list[float]] = {}
+                for _, pixels in clean_images(arguments.data_dir, dataset, arguments.limit):
+                    clean, noisy = bench.degraded(pixels, "denoise", level)
+                    noisy = in_file(noisy, top)
+                    given = {f"{factor:g} σ": factor * level for factor in (0.8, 1, 1.2)}
+                    given["estimated"] = min(degrade.estimate_sigma(noisy.permute(1, 2, 0).numpy()), 75)
+                    for column, value in given.items():
+                        found.setdefault(column, []).append(psnr(restorer(noisy, value), clean))
+                yield {"model": name, "set": dataset, "σ": level, "noise in": depth} | {
+                    column: mean(values) for column, values in found.items()
+                }
+
+
+def flat(arguments: argparse.Namespace) -> Iterator[Row]:
+    """Noise clipped and rounded to 8 bit. The ramp rises by 1 level in 8 pixels; an exact result has plateaus of 8."""
+    for name in arguments.model or ["denoise-gray", "denoise-color"]:
+        restorer = load(name)
+        for level in (15, 25, 50):
+            row: Row = {"model": name, "σ": level}
+            spreads, shifts = [], []
+            for gray in (16, 64, 128, 192, 240):
+                patch = torch.full((restorer.config.channels, 128, 128), gray / 255)
+                noisy = in_file(degrade.paper_noise(patch[None], level)[0], 255)
+                restored = 255 * restorer(noisy, level)[:, 8:-8, 8:-8]
+                spreads.append(float(restored.std()))
+                shifts.append(float(restored.mean()) - gray)
+            row |= {"deviation, mean": mean(spreads), "largest": max(spreads)}
+            row |= {f"shift at {gray}": shift for gray, shift in zip((16, 64, 128, 192, 240), shifts)}
+            ramp = (96 + torch.arange(512) / 8).expand(restorer.config.channels, 128, -1)
+            noisy = in_file(degrade.paper_noise(ramp[None] / 255, level)[0], 255)
+            levels = (255 * restorer(noisy, level)).round()[:, 8:-8, 8:-8]
+            steps = levels.diff(dim=-1)
+            plateaus = [longest_run(line) for line in (steps == 0).flatten(0, 1).tolist()]
+            error = (levels - ramp[:, 8:-8, 8:-8]).square().mean().sqrt()
+            row |= {"ramp: RMS error": float(error), "largest step": int(steps.abs().max())}
+            yield row | {"longest plateau, mean": mean(plateaus)}
+
+
+def longest_run(flags: list[bool]) -> int:
+    """Pixels of the longest stretch without a step."""
+    longest = run = 1
+    for flag in flags:
+        run = run + 1 if flag else 1
+        longest = max(longest, run)
+    return longest
+
+
+def zero(arguments: argparse.Namespace) -> Iterator[Row]:
+    for name in arguments.model or ["denoise-gray", "denoise-color"]:
+        restorer = load(name)
+        dataset = SETS["denoise"][restorer.config.channels]
+        changes = []
+        for _, pixels in clean_images(arguments.data_dir, dataset, arguments.limit):
+            levels = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+            changes.append(((255 * restorer(levels / 255, 0)).round() - levels).abs())
+        flat_changes = torch.cat([change.flatten() for change in changes])
+        yield {
+            "model": name, "set": dataset, "largest change": int(flat_changes.max()),
+            "mean change": float(flat_changes.mean()), "% changed": 100 * float((flat_changes > 0).float().mean()),
+            "% by over 2": 100 * float((flat_changes > 2).float().mean()),
+            "PSNR": mean([-10 * math.log10(max(float(c.square().mean()), 1e-9) / 255**2) for c in changes]),
+        }  # fmt: skip
+
+
+def estimate(arguments: argparse.Namespace) -> Iterator[Row]:
+    for dataset in ("Kodak24", "BSD68"):
+        for level in (5, 10, 15, 25, 50):
+            row: Row = {"set": dataset, "σ": level}
+            for kind, top in {"not clipped": None, "8 bit": 255}.items():
+                errors = []
+                for _, pixels in clean_images(arguments.data_dir, dataset, arguments.limit):
+                    _, noisy = bench.degraded(pixels, "denoise", level)
+                    noisy = noisy if top is None else in_file(noisy, top)
+                    errors.append(degrade.estimate_sigma(noisy.permute(1, 2, 0).numpy()) - level)
+                absolute = mean(np.abs(errors))
+                row |= {f"{kind}: error": absolute, f"{kind}: %": 100 * absolute / level}
+                row |= {f"{kind}: median": float(np.median(np.abs(errors))), f"{kind}: mean - σ": mean(errors)}
+            yield row
+
+
+def compare(restorer: Restorer, arguments: argparse.Namespace) -> bench.Row:
+    """The model on the set and at the level of its task."""
+    task, channels = restorer.config.task, restorer.config.channels
+    case = bench.Case(SETS[task][channels], task, LEVELS[task])
+
+    def run(bad: Tensor, level: float | None) -> Tensor:
+        return restorer(bad, level if restorer.config.noise_map else None)
+
+    method = bench.Method(restorer.name, run, {"device": "cpu"})
+    return bench.measure(case, method, arguments.data_dir, limit=arguments.limit)
+
+
+def tiles(arguments: argparse.Namespace) -> Iterator[Row]:
+    for name in arguments.model or ["denoise-gray", "denoise-gray-lite"]:
+        for tile in (64, 96, 128, 256, "whole", "chop"):
+            how = {"tiling": tile} if isinstance(tile, str) else {"tile": tile}
+            restorer = load(name, **how)
+            row = compare(restorer, arguments)
+            yield {"model": name, "set": row.dataset, "level": row.level, "tile": tile, "overlap": "-"
+                   if isinstance(tile, str) else min(restorer.overlap, tile // 2),
+                   "PSNR": row.mean("psnr"), "s/MP": row.seconds_per_megapixel}  # fmt: skip
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, gamma: Tensor, beta: Tensor, *,
+    graph: str, patch: int, stride: int, key_stride: int,
+    bf16: Collection[str] = (), see: Callable[[Tensor, Tensor], None] = lambda alpha, edges: None,
+) -> Tensor:  # fmt: skip
+    """`attention.reference` with some products in bfloat16.
+
+    see: called with alpha and which edges there are, each (B, K, L, N).
+    """
+
+    def product(name: str, a: Tensor, b: Tensor) -> Tensor:
+        return (a.bfloat16() @ b.bfloat16()).float() if name in bf16 else a @ b
+
+    *batch, channels, height, width = v.shape
+    s = product("q kᵀ", q, k.mT)
+    mean_s = s.mean(-1)
+    alpha = attention.edge_weights(s, mean_s, gamma, beta, graph)
+    threshold = mean_s * gamma + (-beta if graph == "released" else beta)
+    see(alpha, (s > threshold[..., None]) | (graph == "no-knn"))
+    values = F.unfold(v.flatten(0, 1), patch, padding=patch // 2, stride=key_stride)
+    out = product("α V", alpha.flatten(0, 1), values.mT)
+    return attention.fold_patches(out.mT, height, width, patch, stride).view(*batch, channels, height, width)
+
+
+def graph_attention(arguments: argparse.Namespace) -> Iterator[Row]:
+    for name in arguments.model or ["denoise-gray-lite"]:
+        restorer = load(name)
+        stages = [stage for stage in restorer.model.stages if isinstance(stage, MGFAM)]
+        if not stages:
+            raise DaglError(f"--model {name} has no graph: choose one that `dagl weights list` calls DAGL")
+        seen: list[list[Tensor]] = [[] for _ in stages]
+
+        def see(alpha: Tensor, edges: Tensor, into: list[Tensor]) -> None:
+            total = alpha.sum(-1)
+            top = alpha.topk(min(16, alpha.shape[-1]), -1).values
+            alone = total == 0  # a node without neighbours has no top 16
+            shares = [(top[..., :n].sum(-1) / total)[~alone].mean() for n in (1, 16)]
+            many = (alpha > 1e-4).sum(-1).float().mean()
+            into.append(torch.stack([1 - edges.float().mean(), *shares, total.mean(), alone.float().mean(), many]))
+
+        usual = compare(restorer, arguments).mean("psnr")
+        for bf16 in ((), ("q kᵀ",), ("α V",), ("q kᵀ", "α V")):
+            for stage, into in zip(stages, seen):
+                how = {"bf16": bf16} if bf16 else {"see": partial(see, into=into)}
+                stage.aggregate = partial(MGFAM.aggregate, stage, attention=partial(attend, **how))  # type: ignore[method-assign]
+            found = compare(restorer, arguments)
+            if not bf16:
+                for i, into in enumerate(seen):
+                    pruned, first, top, total, alone, many = torch.stack(into).nanmean(0).tolist()
+                    yield {
+                        "model": name, "stage": i + 1, "% edges pruned": 100 * pruned,
+                        "% of weight in top 1": 100 * first, "in top 16": 100 * top,
+                        "weights' sum": total, "% nodes alone": 100 * alone, "neighbours over 1e-4": many,
+                    }  # fmt: skip
+            yield {"model": name, "bfloat16 in": " and ".join(bf16) or "nothing", "set": found.dataset,
+                   "level": found.level, "PSNR": found.mean("psnr"), "change": found.mean("psnr") - usual}  # fmt: skip
+
+
+def clean(arguments: argparse.Namespace) -> Iterator[Row]:
+    for name in arguments.model or ["dejpeg-gray", "dejpeg-color"]:
+        restorer, files = load(name), FileRestorer("dejpeg", model=name, options=Options(precision="fp32"))
+        for dataset in NEVER_COMPRESSED[restorer.config.channels]:
+            without, guarded, alone = [], [], 0
+            for _, pixels in clean_images(arguments.data_dir, dataset, arguments.limit):
+                original = torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255
+                without.append(psnr(restorer(original), original))
+                source, target = io.BytesIO(), io.BytesIO()
+                image.write(image.Image(pixels.astype(np.float32) / 255), source)
+                if files(source.getvalue(), target).status == "unchanged":
+                    alone += 1
+                else:
+                    restored = image.read(target.getvalue()).pixels.transpose(2, 0, 1)
+                    guarded.append(psnr(restored, original))
+            yield {
+                "model": name, "set": dataset, "images": len(without), "no guard: mean": mean(without),
+                "lowest": min(without), "guard: left alone": alone,
+                "the others: mean": mean(guarded) if guarded else "-", "their lowest": min(guarded, default="-"),
+            }  # fmt: skip
+
+
+def demosaic(arguments: argparse.Namespace) -> Iterator[Row]:
+    from colour_demosaicing import demosaicing_CFA_Bayer_Malvar2004, demosaicing_CFA_Bayer_Menon2007
+
+    methods: dict[str, Callable[[Tensor, str], Tensor]] = {}
+    for name in arguments.model or ["demosaic-color"]:
+        restorer = load(name)
+        methods[name] = lambda mosaic, pattern, restorer=restorer: restorer(mosaic, pattern=pattern)  # type: ignore[misc]
+    others = {"Malvar": demosaicing_CFA_Bayer_Malvar2004, "Menon": demosaicing_CFA_Bayer_Menon2007}
+    for name, method in others.items():
+        methods[name] = lambda mosaic, pattern, method=method: (  # type: ignore[misc]
+            torch.from_numpy(method(mosaic.sum(0).double().numpy(), pattern)).permute(2, 0, 1).clamp(0, 1)
+        )
+    for dataset in ("McMaster18", "Kodak24"):
+        for pattern in degrade.BAYER_PATTERNS:
+            found: dict[str, list[float]] = {name: [] for name in methods}
+            for _, pixels in clean_images(arguments.data_dir, dataset, arguments.limit):
+                clean = torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255
+                mosaic = degrade.bayer_mosaic(clean[None], pattern)[0]
+                for name, method in methods.items():
+                    found[name].append(psnr(method(mosaic, pattern), clean))
+            yield {"set": dataset, "pattern": pattern} | {name: mean(values) for name, values in found.items()}
+
+
+SUBCOMMANDS: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
+    "sigma": sigma,
+    "flat": flat,
+    "zero": zero,
+    "estimate": estimate,
+    "tiles": tiles,
+    "attention": graph_attention,
+    "clean": clean,
+    "demosaic": demosaic,
+}
+
+
+def show(rows: Iterator[Row]) -> None:
+    """A Markdown table, a row as soon as it is known; a new head where the columns change."""
+    columns: list[str] = []
+    for row in rows:
+        if list(row) != columns:
+            columns = list(row)
+            print("\n| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
+        cells = (f"{v:.3g}" if isinstance(v, float) and abs(v) < 1 else f"{v:.2f}" if isinstance(v, float) else str(v)
+                 for v in row.values())  # fmt: skip
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=SUBCOMMANDS)
+    parser.add_argument(
+        "--data-dir", type=Path, default=os.environ.get("DAGL_DATA_DIR") or datasets.default_folder(),
+        help="folder with Set12/, Kodak24/ ... (default: $DAGL_DATA_DIR, or where `dagl datasets download` puts them)",
+    )  # fmt: skip
+    parser.add_argument("--model", action="append", help="bundled name or weight file; can be given again")
+    parser.add_argument("--limit", type=int, help="only the first images of each set")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    try:
+        rows = SUBCOMMANDS[arguments.what](arguments)
+        if arguments.json:
+            print(json.dumps(list(rows), indent=2, ensure_ascii=False))
+        else:
+            show(rows)
+    except DaglError as error:
+        sys.exit(f"Error: {error}")
