@@ -6,6 +6,7 @@
 >>> clean = dagl_cli.restore(compressed, "dejpeg", model=model)
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .errors import DaglError, ImageError, UsageError, WeightsError
@@ -19,11 +20,15 @@ __all__ = [
     "restore",
 ]  # fmt: skip
 
+LATER = dict.fromkeys(("Options", "Restorer", "load_model", "restore"), ".restoring.restorer")
+"""Names that need torch, and where they are: imported when they are first used."""
+
 
 def __getattr__(name: str) -> Any:
-    """Names that need torch are imported when they are first used."""
-    if name in ("Options", "Restorer", "load_model", "restore"):
-        from importlib import import_module
-
-        return getattr(import_module(".pipeline", __name__), name)
+    if name in LATER:
+        return getattr(import_module(LATER[name], __name__), name)
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -17,6 +17,7 @@ from dagl_cli.nn.model import DAGL, convert_released, released_config
 from dagl_cli.store import weights
 
 ROOT = Path(__file__).parents[1]
+DATA = ROOT / "tests/data"
 SHIFT = 10
 """What the weights of the fixture `bundle` add to every level."""
 RELEASES = {"denoise": "DN_Gray", "real": "DN_Real", "demosaic": "Demosaic", "dejpeg": "DN_Gray"}
@@ -41,7 +42,7 @@ def tiny(task: str = "denoise", channels: int = 1, shift: float = 0.0, graph: bo
     )  # fmt: skip
     model = DAGL(ModelConfig(**(settings | changes))).eval()  # type: ignore[arg-type]
     torch.nn.init.zeros_(model.conv_out.weight)
-    torch.nn.init.constant_(model.conv_out.bias, shift)
+    torch.nn.init.constant_(model.conv_out.get_parameter("bias"), shift)
     return model
 
 

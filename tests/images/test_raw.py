@@ -47,7 +47,7 @@ def exposed(picture: np.ndarray, pattern: str = "RGGB", black=BLACK, white=WHITE
     levels = np.empty(picture.shape[:2])
     for i, colour in enumerate(pattern):
         cell = np.s_[i // 2 :: 2, i % 2 :: 2]
-        levels[cell] = black[i] + camera[(*cell, "RGB".index(colour))] * (white - black[i])
+        levels[cell] = black[i] + camera[cell][..., "RGB".index(colour)] * (white - black[i])
     return np.rint(levels.clip(0, white)).astype(np.uint16)
 
 
