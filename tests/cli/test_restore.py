@@ -632,7 +632,7 @@ def test_an_interrupted_folder_run_is_finished_by_the_next(where, monkeypatch):
 HANGING = """
 import os, sys, time
 from pathlib import Path
-from dagl_cli import weights
+from dagl_cli.store import weights
 from dagl_cli.cli import main
 place, model = sys.argv.pop(1), sys.argv.pop(1)
 sync = os.fsync

@@ -239,7 +239,7 @@ def test_a_second_process_finds_what_the_first_fetched(host: Host, tmp_path: Pat
     code = """if True:
         import sys
         from pathlib import Path
-        from dagl_cli import datasets
+        from dagl_cli.measuring import datasets
         files = tuple(datasets.File(*file) for file in eval(sys.argv[2]))
         toy = datasets.Dataset("Toy", "", 1, "some/body", "0" * 40, "some folder", files)
         print("ready", flush=True)

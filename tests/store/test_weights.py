@@ -263,7 +263,7 @@ def test_what_is_no_manifest(content: str, tmp_path: Path) -> None:
 
 
 def test_only_loading_needs_torch() -> None:
-    code = "import sys; from dagl_cli import weights; [weights.describe(p) for p in weights.bundled()]; "
+    code = "import sys; from dagl_cli.store import weights; [weights.describe(p) for p in weights.bundled()]; "
     assert (
         subprocess.check_output([sys.executable, "-c", code + "print('torch' in sys.modules)"], text=True) == "False\n"
     )

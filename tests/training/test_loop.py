@@ -108,7 +108,7 @@ import sys, warnings
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from dagl_cli.train import TrainConfig, train
+from dagl_cli.training.loop import TrainConfig, train
 tiny = dict(features=8, blocks=2, stages=1, heads=1, head_features=4, embedding=4)
 train(TrainConfig(task="denoise", data=[Path(sys.argv[1])], output=Path(sys.argv[2]), channels=1,
     variant="half", model=tiny, steps=int(sys.argv[3]), batch=4, crop=16, precision="fp32", device="cpu",
