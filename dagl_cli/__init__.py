@@ -9,10 +9,12 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .config import Options
 from .errors import DaglError, ImageError, UsageError, WeightsError
 
 if TYPE_CHECKING:
-    from .restoring.restorer import Options, Restorer, load_model, restore
+    from .restoring.api import restore
+    from .restoring.restorer import Restorer, load_model
 
 __version__ = "0.1.0"
 __all__ = [
@@ -20,7 +22,7 @@ __all__ = [
     "restore",
 ]  # fmt: skip
 
-LATER = dict.fromkeys(("Options", "Restorer", "load_model", "restore"), ".restoring.restorer")
+LATER = {"Restorer": ".restoring.restorer", "load_model": ".restoring.restorer", "restore": ".restoring.api"}
 """Names that need torch, and where they are: imported when they are first used."""
 
 

@@ -1,11 +1,26 @@
-"""What a model is, as data: `ModelConfig`, the tasks and the variants. Loads no torch."""
+"""What a model is and how it is run, as data: tasks, variants, options and limits. Loads no torch."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar
 
-from .errors import UsageError
+from .errors import UsageError, unknown
+
+MAX_PIXELS = 200_000_000
+"""Larger images are refused unless the user allows them: they may be decompression bombs."""
+HIGHEST_SIGMA = 75.0
+"""The models are trained on noise levels from 0 to this, on the 0-255 scale."""
+SMALLEST_TILE = 64
+"""After running out of memory the tile is halved down to this; then the CPU takes over."""
+BAYER_PATTERNS = ("RGGB", "BGGR", "GRBG", "GBRG")
+"""The first two rows of a sensor, read from the top left."""
+PAPER_PATTERN = "GRBG"
+"""Row 0: G R; row 1: B G (Table 4, the released mosaics)."""
+DEFAULT_PATTERN = "RGGB"
+"""Of the mosaics that users bring: most cameras' pattern."""
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+TILINGS = ("blend", "whole", "chop")
 
 LARGEST = 1024
 """Of any size in a configuration: files from elsewhere must not ask for endless networks."""
@@ -171,3 +186,49 @@ def variant_of(config: ModelConfig) -> str | None:
         return None
     shapes = {name: model_config(name, config.task, config.channels) for name in VARIANTS}
     return next((name for name, shape in shapes.items() if replace(shape, noise_map=config.noise_map) == config), None)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run a model. The defaults serve any image on any machine. Raises UsageError for what makes no sense."""
+
+    device: str = "auto"
+    """'auto', 'cpu', 'cuda' (or 'cuda:1'), 'mps'."""
+    precision: str = "auto"
+    """One of `PRECISIONS`; 'auto' is bf16 on CUDA and fp32 elsewhere."""
+    tile: int | None = None
+    """Largest side of the tiles in pixels; None: what the model advises (`ModelConfig.tile`)."""
+    overlap: int | None = None
+    """Pixels that neighbouring tiles share at least, up to half a tile; None: what the model advises."""
+    ensemble: bool = False
+    """Average over the 8 flips and rotations: better by about 0.1 dB, 8 times slower."""
+    strength: float = 1.0
+    """1: the restored image; 0: the input; between: a blend of the two."""
+    tiling: str = "blend"
+    """'blend', 'whole', or 'chop' (as the paper's release cuts)."""
+    offline: bool = False
+    """Request nothing from the network: weights are bundled, imported, or in the Hub's cache."""
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise unknown("precision", self.precision, PRECISIONS)
+        if self.tile is not None and self.tile < SMALLEST_TILE:
+            raise UsageError(f"`tile` {self.tile} is too small: use at least {SMALLEST_TILE}")
+        if self.overlap is not None and self.overlap < 0:
+            raise UsageError(f"`overlap` {self.overlap} must be 0 or more")
+        if not 0 <= self.strength <= 1:
+            raise UsageError(f"`strength` {self.strength} must be between 0 and 1")
+        if self.tiling not in TILINGS:
+            raise unknown("tiling", self.tiling, TILINGS)
+
+
+def check_sigma(sigma: float) -> None:
+    """Raises UsageError unless sigma is in the range that the models are trained on."""
+    if not 0 <= sigma <= HIGHEST_SIGMA:
+        raise UsageError(f"`sigma` {sigma:g} must be between 0 and {HIGHEST_SIGMA:g} (on the 0-255 scale)")
+
+
+def check_pattern(pattern: str) -> None:
+    """Raises UsageError for a Bayer pattern that there is not."""
+    if pattern not in BAYER_PATTERNS:
+        raise unknown("pattern", pattern, BAYER_PATTERNS)

@@ -1,8 +1,7 @@
-"""Degradations, applied and estimated. Tensors are float, (B, C, H, W), range [0, 1]; sigma is on the 0-255 scale."""
+"""Degradations, applied. Tensors are float, (B, C, H, W), range [0, 1]; sigma is on the 0-255 scale."""
 
 from __future__ import annotations
 
-import functools
 import io
 import math
 
@@ -10,14 +9,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
-from .errors import UsageError
-
-BAYER_PATTERNS = ("RGGB", "BGGR", "GRBG", "GBRG")
-PAPER_PATTERN = "GRBG"
-"""Row 0: G R; row 1: B G (Table 4, the released mosaics)."""
+from .config import PAPER_PATTERN, check_pattern
 
 
 def paper_noise(x: Tensor, sigma: float, seed: int = 1) -> Tensor:
@@ -43,8 +37,7 @@ def jpeg(pixels: np.ndarray, quality: int, subsampling: str = "4:2:0") -> np.nda
 
 def bayer_masks(height: int, width: int, pattern: str = PAPER_PATTERN) -> Tensor:
     """Which samples a Bayer sensor measures: (3, height, width) bool, one True per pixel."""
-    if pattern not in BAYER_PATTERNS:
-        raise UsageError(f"--pattern {pattern} is unknown: choose one of {', '.join(BAYER_PATTERNS)}")
+    check_pattern(pattern)
     masks = torch.zeros(3, height, width, dtype=torch.bool)
     for position, colour in enumerate(pattern):
         masks["RGB".index(colour), position // 2 :: 2, position % 2 :: 2] = True
@@ -104,138 +97,3 @@ def camera_noise_levels(batch: int, generator: torch.Generator | None = None) ->
     log_shot = low + (high - low) * torch.rand(batch, 1, 1, 1, generator=generator)
     log_read = 2.18 * log_shot + 1.2 + 0.26 * torch.randn(batch, 1, 1, 1, generator=generator)
     return log_shot.exp(), log_read.exp()
-
-
-def estimate_sigma(pixels: np.ndarray) -> float | None:
-    """The level of white noise in an image, on the 0-255 scale; None for images with a side under 8 pixels.
-
-    pixels: (H, W) or (H, W, C) float in [0, 1], clipped or not; channels are averaged.
-
-    From at most 1024 blocks of 32x32 pixels spread over the image, the flattest are taken. In their small patches
-    noise fills all dimensions evenly and structure only a few, so the largest eigenvalues of the patches' covariance
-    are dropped until the rest has its mean at its median, which is the noise's variance (Chen et al., ICCV 2015). Where
-    a share of a block was clipped to black or white, what that took from the variance is added again. Mean absolute
-    error on Kodak24 (colour) and BSD68 (gray), clipped to 8 bit: 0.19 and 0.34 at sigma 5 (medians 0.12: a few images
-    are texture all over), 0.19 and 0.34 at 10, 0.37 and 0.35 at 25, 0.53 and 0.55 at 50; not clipped about the same
-    (`tests/studies/quality.py estimate`). Film grain and fine texture count as noise; correlated noise (cameras,
-    JPEG) is underestimated. Blocks that are perfectly even tell nothing (bars, burnt-out skies); drawings, pages and
-    screenshots, where the others are even in places too, have none.
-    """
-    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    height, width, channels = pixels.shape
-    side = min(32, height, width)
-    if side < 8:
-        return None
-    spacing = max(side // 2, math.ceil(math.sqrt(height * width / 1024)))
-    blocks = np.stack(
-        [
-            pixels[row : row + side, column : column + side]
-            for row in range(0, height - side + 1, spacing)
-            for column in range(0, width - side + 1, spacing)
-        ]
-    ).astype(np.float64)  # (N, side, side, C)
-    levels = [_block_sigma(blocks[..., channel]) for channel in range(channels)]
-    return 255 * float(np.mean(levels))
-
-
-def _block_sigma(blocks: np.ndarray) -> float:
-    """The noise level of (N, side, side) blocks, on their own scale."""
-    down, right = np.diff(blocks, axis=1), np.diff(blocks, axis=2)
-    roughness = (down**2).mean((1, 2)) + (right**2).mean((1, 2))
-    columns = (down[:, :-1] == 0) & (down[:, 1:] == 0)  # where 3 pixels below each other are equal
-    rows = (right[..., :-1] == 0) & (right[..., 1:] == 0)
-    # where 3x3 pixels are equal: noise leaves next to none, not even where it was clipped
-    even = (columns[..., :-2] & columns[..., 1:-1] & columns[..., 2:] & rows[:, :-2]).mean((1, 2))
-    blocks, roughness, even = (x[even < 1] for x in (blocks, roughness, even))
-    if not len(blocks) or np.median(even) > 0.1:
-        return 0.0
-    black, white = ((np.abs(blocks - end) < 0.5 / 255).mean((1, 2)) for end in (0, 1))
-    clipped = black + white
-    usable = clipped <= max(0.6, np.quantile(clipped, 0.1))
-    variance = (_variance_kept(black) * _variance_kept(white))[usable]
-    blocks = blocks[usable]
-    means = blocks.mean((1, 2), keepdims=True)
-    blocks = means + (blocks - means) / np.sqrt(variance)[:, None, None]  # as if nothing had been clipped
-    flattest = blocks[np.argsort(roughness[usable] / variance)]
-    patch = min(6, blocks.shape[1] // 4)
-
-    def level(share: float) -> float:
-        few = flattest[: max(4, round(share * len(flattest)))]
-        few = few[:: math.ceil(len(few) / 128)]
-        patches = np.lib.stride_tricks.sliding_window_view(few, (patch, patch), axis=(1, 2))[:, ::2, ::2]
-        eigenvalues = np.linalg.eigvalsh(np.cov(patches.reshape(-1, patch**2), rowvar=False))  # ascending
-        for kept in range(len(eigenvalues), 0, -1):
-            mean = eigenvalues[:kept].mean()
-            if (eigenvalues[:kept] > mean).sum() >= (eigenvalues[:kept] < mean).sum():
-                break
-        return math.sqrt(max(float(mean), 0.0))
-
-    # The flattest few hold the least texture, but were chosen for weak noise too, which makes up to a tenth: take more
-    # of them as noise grows, and what is above that is texture.
-    lowest = level(0.01)
-    return min(level(min(max(2.55 * lowest, 0.01), 0.5)), 1.08 * lowest)
-
-
-def _variance_kept(share: np.ndarray) -> np.ndarray:
-    """What Gaussian noise keeps of its variance when `share` of it, 0-1, is clipped at one end of the range."""
-    end = -torch.special.ndtri(torch.from_numpy(share.clip(1e-9, 0.99))).numpy()  # in standard deviations from the mean
-    density = np.exp(-(end**2) / 2) / math.sqrt(2 * math.pi)
-    mean = end * share - density
-    return 1 - share - end * density + end**2 * share - mean**2
-
-
-def estimate_jpeg_quality(tables: dict[int, list[int]] | None) -> int | None:
-    """The quality 1-100 that a JPEG was saved with, from Pillow's `Image.quantization`; None without tables.
-
-    Exact for the standard tables of libjpeg (Annex K of the JPEG standard, scaled by quality), which Pillow,
-    cameras' and browsers' encoders and the paper's test sets use; otherwise the quality whose tables are nearest
-    in mean relative step size, so a number of the same meaning.
-    """
-    if not tables:
-        return None
-    found = [np.log(np.maximum(tables[key], 1)) for key in sorted(tables)[:2]]  # luminance, then colour if any
-    standard = np.log(_standard_tables())[:, : len(found)]  # (100, 1 or 2, 64)
-    return 1 + int(np.abs(standard - found).mean((1, 2)).argmin())
-
-
-def jpeg_blockiness(pixels: np.ndarray) -> float | None:
-    """How much steeper an image is across the borders of 8x8 blocks than elsewhere; None below 72 pixels a side.
-
-    pixels: (H, W) or (H, W, C) float in [0, 1]. The grid may lie anywhere. Of the cross differences |a - b - c + d| of
-    neighbours, the mean root is taken for each of the 8 rows and 8 columns of a grid; the result is by what share the
-    highest is above the mean of the other 7, for rows or columns, whichever is less. Measured: on images that were
-    never compressed (Kodak24, McMaster18, LIVE1, Set12) 0.038 at most, median 0.004; the same after quality 80 and
-    below 0.089 at least, median 0.25 and more (BSD68, whose originals are JPEGs: median 0.05). An image enlarged 2 or 4
-    times has such steps too, but also 4 pixels further: the one there counts where it is above that mean. Large images
-    are judged by their middle.
-    """
-    height, width = pixels.shape[:2]
-    if min(height, width) < 72:
-        return None
-    top, left = max(0, height - 2048) // 2, max(0, width - 2048) // 2
-    middle = pixels[top : top + 2048, left : left + 2048]
-    gray = middle if middle.ndim == 2 else middle.mean(2)
-    cross = np.abs(gray[:-1, :-1] - gray[:-1, 1:] - gray[1:, :-1] + gray[1:, 1:])
-    cross = np.sqrt(np.minimum(cross, 40 / 255))  # what edges do counts little
-    rows, columns = (n // 8 * 8 for n in cross.shape)
-    phases = cross[:rows, :columns].reshape(rows // 8, 8, columns // 8, 8).mean((0, 2))  # (8, 8)
-
-    def excess(means: np.ndarray) -> float:
-        highest = means.argmax()
-        others = max((means.sum() - means[highest]) / 7, means[(highest + 4) % 8])
-        return float(means[highest] / others - 1) if others > 0 else 0.0
-
-    return min(excess(phases.mean(1)), excess(phases.mean(0)))
-
-
-@functools.cache
-def _standard_tables() -> np.ndarray:
-    """libjpeg's quantisation tables for quality 1-100, asked of libjpeg itself: (100, 2, 64)."""
-    tables = []
-    for quality in range(1, 101):
-        buffer = io.BytesIO()
-        Image.new("RGB", (8, 8)).save(buffer, "JPEG", quality=quality)
-        buffer.seek(0)
-        quantization = JpegImageFile(buffer).quantization
-        tables.append([quantization[0], quantization[1]])
-    return np.array(tables, dtype=np.float64)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers import SHIFT, saved, tiny
 
-from dagl_cli.restoring import restorer as pipeline
+from dagl_cli.restoring import estimate
 from dagl_cli.store import weights
 
 torch.set_num_threads(min(2, os.cpu_count() or 1))
@@ -39,7 +39,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def here(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Every test runs in a folder of its own, without the user's variables; its tiny images count as JPEGs."""
     monkeypatch.setattr(weights, "folder", lambda: bundle)
-    monkeypatch.setattr(pipeline, "jpeg_blockiness", lambda pixels: 1.0)
+    monkeypatch.setattr(estimate, "jpeg_blockiness", lambda pixels: 1.0)
     for name in [name for name in os.environ if name.startswith("DAGL_")]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)

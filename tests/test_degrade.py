@@ -1,24 +1,19 @@
-"""Degradations against the authors' own pixels; the estimators against known truth."""
+"""Degradations against the authors' own pixels."""
 
 from __future__ import annotations
-
-import io
 
 import numpy as np
 import pytest
 import torch
 from helpers import shared
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from dagl_cli import degrade
+from dagl_cli.config import BAYER_PATTERNS
 from dagl_cli.degrade import (
-    BAYER_PATTERNS,
     bayer_masks,
     bayer_mosaic,
     camera_noise,
     camera_noise_levels,
-    estimate_jpeg_quality,
-    estimate_sigma,
     jpeg,
     paper_noise,
 )
@@ -127,118 +122,14 @@ def test_camera_noise_levels_follow_the_published_line():
     assert residual.std().item() == pytest.approx(0.26, rel=0.05)
 
 
-# --- estimated ---
-
-
-@pytest.mark.parametrize("clipped", [False, True])
-@pytest.mark.parametrize("sigma", [10, 25, 50])
-@pytest.mark.parametrize(("dataset", "mode"), [("Kodak24", "RGB"), ("BSD68", "L")])
-def test_estimate_sigma_is_close_on_average(dataset: str, mode: str, sigma: int, clipped: bool):
-    errors = []
-    for path in sorted(shared(f"testsets/{dataset}").glob("*.png"))[::6]:
-        clean = np.asarray(Image.open(path).convert(mode), np.float32) / 255
-        noisy = clean + np.random.default_rng(0).normal(0, sigma / 255, clean.shape).astype(np.float32)
-        if clipped:
-            noisy = np.clip(np.round(noisy * 255), 0, 255).astype(np.float32) / 255
-        errors.append(abs(estimate_sigma(noisy) - sigma) / sigma)
-    assert np.mean(errors) < (0.08 if sigma == 10 else 0.03)
-
-
-def test_estimate_sigma_is_low_on_clean_photographs():
-    estimates = [
-        estimate_sigma(np.asarray(Image.open(path).convert("L"), np.float32) / 255)
-        for path in sorted(shared("testsets/BSD68").glob("*.png"))[::6]
-    ]
-    assert np.median(estimates) < 2.5
-
-
-@pytest.mark.parametrize("sigma", [0, 1, 5, 20, 60])
-@pytest.mark.parametrize("shape", [(16, 200), (40, 40, 1), (70, 90, 3), (900, 1200)])
-def test_estimate_sigma_of_noise_on_a_slope(shape: tuple[int, ...], sigma: int):
-    slope = np.linspace(0.3, 0.7, shape[1]).reshape(-1, *[1] * (len(shape) - 2))
-    noisy = slope + np.random.default_rng(1).normal(0, sigma / 255, shape)
-    assert estimate_sigma(noisy.astype(np.float32)) == pytest.approx(sigma, rel=0.15, abs=0.01)
-
-
-@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 500, 1), (7, 7), (8, 8, 3)])
-def test_estimate_sigma_takes_any_size(shape: tuple[int, ...]):
-    assert estimate_sigma(np.full(shape, 0.5, np.float32)) == (0.0 if min(shape[:2]) >= 8 else None)
-
-
-def test_estimate_sigma_sees_no_noise_in_a_drawing():
-    page = np.ones((300, 400), np.float32)
-    page[40:60, 30:350:3] = page[100:200, 50:52] = 0
-    assert estimate_sigma(page) == 0.0
-
-
-@pytest.mark.parametrize("pitch", [12, 20])
-def test_estimate_sigma_tells_a_page_from_noise_on_a_page(pitch: int):
-    page = Image.new("L", (400, 400), 255)
-    for row in range(4, 390, pitch):
-        ImageDraw.Draw(page).text((4, row), "Rest: the quick brown fox jumps over the lazy dog, twice; 0123456789")
-    clean = np.asarray(page, np.float32) / 255
-    assert estimate_sigma(clean) == 0.0
-    for sigma in (5, 25):
-        noisy = (clean + np.random.default_rng(0).normal(0, sigma / 255, clean.shape)).clip(0, 1)
-        estimate = estimate_sigma(np.rint(noisy * 255).astype(np.float32) / 255)
-        assert estimate == pytest.approx(sigma, rel=0.3)
-
-
-@pytest.mark.parametrize("end", [0, 1])
-@pytest.mark.parametrize("beyond", [-1.0, -0.5, 0.0, 0.2])
-def test_estimate_sigma_of_noise_that_was_clipped(end: int, beyond: float):
-    """An even picture whose level is so many standard deviations beyond black or white."""
-    sigma = 20
-    level = end + beyond * sigma / 255 * (1 if end else -1)
-    noisy = level + np.random.default_rng(0).normal(0, sigma / 255, (200, 200))
-    assert estimate_sigma(np.rint(noisy.clip(0, 1) * 255).astype(np.float32) / 255) == pytest.approx(sigma, rel=0.1)
-
-
-@pytest.mark.parametrize("bars", [0.3, 0.7])
-def test_estimate_sigma_looks_past_even_bars(bars: float):
-    noisy = 0.5 + np.random.default_rng(0).normal(0, 20 / 255, (300, 400)).astype(np.float32)
-    noisy[:, : round(400 * bars)] = 0
-    assert estimate_sigma(noisy) == pytest.approx(20, rel=0.1)
-
-
-@pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_estimate_jpeg_quality_is_exact_for_standard_tables(mode: str):
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)).convert(mode)
-    for quality in range(1, 101):
-        buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=quality)
-        assert estimate_jpeg_quality(Image.open(buffer).quantization) == quality
-
-
-def test_estimate_jpeg_quality_reads_the_authors_files():
-    for quality in (10, 20, 30, 40):
-        with Image.open(shared(f"testsets/Classic5/lr_{quality}/lena.jpeg")) as image:
-            assert estimate_jpeg_quality(image.quantization) == quality
-
-
-def test_estimate_jpeg_quality_of_other_tables_is_the_nearest():
-    # Annex K's luminance table, row 0, is 16 11 10 16 24 40 51 61: quality 50 by definition.
-    buffer = io.BytesIO()
-    Image.new("L", (8, 8)).save(buffer, "JPEG", quality=50)
-    standard = Image.open(buffer).quantization[0]
-    assert list(standard[:8]) == [16, 11, 10, 16, 24, 40, 51, 61]
-    assert estimate_jpeg_quality({0: [step + 1 for step in standard]}) in range(46, 50)
-    flat = [estimate_jpeg_quality({0: [step] * 64, 1: [step] * 64}) for step in (200, 60, 17, 5, 1)]
-    assert flat == sorted(set(flat))  # finer steps, higher quality
-    assert flat[-1] == 100
-    assert estimate_jpeg_quality({2: standard}) == 50
-    assert estimate_jpeg_quality({}) is None
-    assert estimate_jpeg_quality(None) is None
-
-
 def test_camera_noise_behind_white_balance_and_tone_curve() -> None:
     """Without noise both are undone exactly; gains amplify the noise of their colour."""
     x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 0.8 + 0.1
     gains = torch.tensor([2.0, 1.0, 1.5]).view(1, 3, 1, 1)
-    torch.testing.assert_close(degrade.camera_noise(x, 0, 0, gains=gains, tone=True), x, rtol=0, atol=1e-5)
+    torch.testing.assert_close(camera_noise(x, 0, 0, gains=gains, tone=True), x, rtol=0, atol=1e-5)
     flat = torch.full((1, 3, 128, 128), 0.5)
     deviations = [
-        (degrade.camera_noise(flat, 0, 1e-4, generator=torch.Generator().manual_seed(1), gains=g) - flat).std((0, 2, 3))
+        (camera_noise(flat, 0, 1e-4, generator=torch.Generator().manual_seed(1), gains=g) - flat).std((0, 2, 3))
         for g in (None, gains)
     ]
     torch.testing.assert_close(deviations[1] / deviations[0], gains.flatten(), rtol=0.05, atol=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,20 +15,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from ..config import Options
 from ..errors import DaglError, ToleranceError, UsageError, WeightsError
 from ..measuring import datasets
-from . import a_path, app, by_environment, errors, say
+from .boundary import app
+from .console import errors, say
 from .datasets import DataDir, fetch
-from .restore import Device, Ensemble, Json, Model, Offline, Overlap, Precision, Quiet, Tile, parse_tile
+from .options import Json, Model, Quiet, Running, a_path, by_environment, flat
 
 if TYPE_CHECKING:
     from ..measuring.bench import Case, Method, Row
-    from ..restoring.restorer import Options
 
 
-@app.command()
 def benchmark(
     context: typer.Context,
+    running: Running,
     dataset: Annotated[list[str] | None, typer.Option(help="Test set (`dagl datasets list`); repeatable.")] = None,
     table: Annotated[int | None, typer.Option(min=1, max=6, help="A table of the paper, 1-6.")] = None,
     figure: Annotated[int | None, typer.Option(help="A figure of the paper, 5 or 8.")] = None,
@@ -52,11 +54,6 @@ def benchmark(
     ] = Path("dnd"),
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first images of every set.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the noise; the paper's is 1.")] = 1,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    tile: Tile = "auto",
-    overlap: Overlap = None,
-    ensemble: Ensemble = False,
     tolerance: Annotated[
         float | None, typer.Option(min=0, help="Exit with 5 if a row is more than this many dB below its reference.")
     ] = None,
@@ -70,7 +67,6 @@ def benchmark(
     markdown: Annotated[Path | None, typer.Option(parser=a_path, help="Write the table to this file.")] = None,
     report: Annotated[Path | None, typer.Option(parser=a_path, help="Write an HTML report to this file.")] = None,
     quiet: Quiet = False,
-    offline: Offline = False,
 ) -> None:
     """The paper's tables with your model beside them, or any test set: PSNR and SSIM under a stated protocol.
 
@@ -78,18 +74,17 @@ def benchmark(
     """
     from ..measuring import bench, peers
     from ..measuring.report import save
-    from ..restoring.restorer import Options
 
     if protocol not in bench.PROTOCOLS:
         raise UsageError(f"--protocol {protocol} is unknown: choose one of {', '.join(bench.PROTOCOLS)}")
     tiling = tiling or bench.PROTOCOLS[protocol].tiling
     if tiling != "blend":
-        tile = "auto" if by_environment(context, "tile") else tile
-        overlap = None if by_environment(context, "overlap") else overlap
-    options = Options(
-        device=device, precision=precision, tile=parse_tile(tile), overlap=overlap, ensemble=ensemble, tiling=tiling,
-        offline=offline,
-    )  # fmt: skip
+        running = replace(
+            running,
+            tile=None if by_environment(context, "tile") else running.tile,
+            overlap=None if by_environment(context, "overlap") else running.overlap,
+        )
+    options = running.options(tiling=tiling)
     if (table is not None) + (figure is not None) + (dataset is not None and table is None and figure is None) != 1:
         raise UsageError("choose what to measure by --dataset, --table or --figure")
     if models is not None and table not in (5, 6):
@@ -100,7 +95,7 @@ def benchmark(
         raise UsageError("--reference needs --tolerance")
     if tolerance is not None and reference is None and limit is not None:
         raise UsageError("--tolerance with --limit needs a --reference of the same --limit: the paper's are whole sets")
-    if options.tiling != "blend" and (options.tile is not None or overlap is not None):
+    if options.tiling != "blend" and (options.tile is not None or options.overlap is not None):
         raise UsageError(f"--tile and --overlap are for --tiling blend, not for {options.tiling}")
     if table == 2:
         others = {
@@ -132,7 +127,7 @@ def benchmark(
     our_method, peer_method = cache(bench.our_method), cache(bench.peer_method)
 
     def methods(case: Case) -> list[Method]:
-        others = [peer_method(case.task, case.channels, name, device) for name in compare or ()]
+        others = [peer_method(case.task, case.channels, name, options.device) for name in compare or ()]
         if case.variant and case.variant not in variants:
             return others
         chosen = str(variants[case.variant]) if case.variant else model
@@ -146,7 +141,7 @@ def benchmark(
     for case in cases:
         entry, files = datasets.dataset(case.dataset), case.files(limit)
         try:
-            if data_dir is None and not offline:
+            if data_dir is None and not options.offline:
                 fetch(entry, folder, files, quiet)  # what is complete is not requested
             for method in methods(case):
                 with Progress(*columns, console=errors, transient=True, disable=quiet or not errors.is_terminal) as bar:
@@ -181,6 +176,9 @@ def benchmark(
             say(line, "red")
         if short:
             raise ToleranceError(f"{len(short)} of {compared} rows are more than {tolerance:g} dB below")
+
+
+app.command()(flat(benchmark))
 
 
 def _check_outputs(outputs: dict[str, Path | None], data_dir: Path | None) -> None:

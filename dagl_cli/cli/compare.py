@@ -16,9 +16,12 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
+from ..config import MAX_PIXELS
 from ..errors import DaglError, UsageError
-from . import a_path, app, errors, plain, say
-from .restore import MAX_PIXELS, Json, MaxPixels, Overwrite, Quiet, images_below
+from .boundary import app
+from .console import errors, plain, say
+from .options import Json, MaxPixels, Overwrite, Quiet, a_path
+from .plan import images_below
 
 if TYPE_CHECKING:
     from ..measuring.compare import Comparison, Pair
@@ -119,12 +122,13 @@ def _pairs(a: Path, b: Path, reference: Path | None) -> tuple[list[Pair], list[s
         file = next(path for path in paths if path not in folders)
         what = "a file" if file.exists() else "not there"
         raise UsageError(f"{folders[0]} is a folder and {file} is {what}: give images or folders only")
-    found, problems = [], []
+    found: list[list[Path]] = []
+    problems: list[str] = []
     for folder in paths:
         other = next((path for path in paths if path != folder), folder)
-        below, unreadable = images_below(folder, other, raws=False)  # without those of B where B lies inside A
+        below, unreadable = images_below(folder, other)  # without those of B where B lies inside A
         found.append([path.relative_to(folder) for path in below])
-        problems += [str(row.message) for row in unreadable]
+        problems += unreadable.values()
     matched, *alone = match(found[0], found[1])
     for folder, other, lonely in ((a, b, alone[0]), (b, a, alone[1])):
         problems += [f"{folder / path} has no counterpart in {other}: it is left out" for path in lonely]

@@ -13,9 +13,11 @@ from rich.table import Table
 
 from ..errors import DaglError
 from ..measuring import datasets
-from . import a_path, app, errors, say
+from .boundary import app, group
+from .console import errors, say
+from .options import Json, Quiet, a_path
 
-commands = typer.Typer(help="The paper's test sets, checked against their SHA-256.", no_args_is_help=True)
+commands = group("The paper's test sets, checked against their SHA-256.")
 app.add_typer(commands, name="datasets")
 
 Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Sets; default: all.", show_default=False)]
@@ -28,7 +30,6 @@ DataDir = Annotated[
         show_default=False,
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 
 
 def fetch(entry: datasets.Dataset, folder: Path, files: tuple[datasets.File, ...] | None, quiet: bool) -> None:
@@ -71,7 +72,7 @@ def list_sets(data_dir: DataDir = None, as_json: Json = False) -> None:
 def download(
     names: Names = None,
     data_dir: DataDir = None,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no messages but errors.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Fetch what is missing or damaged; what is complete is not requested again.
 

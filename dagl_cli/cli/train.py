@@ -17,7 +17,9 @@ from ..config import VARIANTS
 from ..errors import UsageError
 from ..training import presets
 from ..training.presets import PRESETS, TrainConfig
-from . import a_path, app, by_environment, errors, say
+from .boundary import app
+from .console import errors, say
+from .options import a_path, by_environment
 
 _DEFAULTS = {f.name: f.default for f in fields(TrainConfig)}
 

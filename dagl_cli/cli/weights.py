@@ -16,13 +16,14 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from rich.table import Column, Table
 
 from ..errors import UsageError, WeightsError
-from . import a_path, app, errors, say
-from .restore import Json, Offline, Overwrite, Quiet
+from .boundary import app, group
+from .console import errors, say
+from .options import Json, Offline, Overwrite, Quiet, a_path
 
 if TYPE_CHECKING:
     from ..store.hub import Progress as Report
 
-commands = typer.Typer(help="Weights: bundled, from the Hub, and from DAGL's authors.", no_args_is_help=True)
+commands = group("Weights: bundled, from the Hub, and from DAGL's authors.")
 app.add_typer(commands, name="weights")
 
 Names = Annotated[

@@ -32,12 +32,11 @@ from PIL.ImageCms import ImageCmsProfile, createProfile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from ..config import MAX_PIXELS
 from ..errors import ImageError
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
-MAX_PIXELS = 200_000_000
-"""Larger images are refused unless the user allows them: they may be decompression bombs."""
 SUFFIXES = {
     ".png": "PNG",
     ".jpg": "JPEG",
@@ -163,6 +162,18 @@ def read(source: Path | str | bytes, *, name: str | None = None, max_pixels: int
         raise ImageError(f"cannot read {name}: it does not fit into memory: crop it or make it smaller") from error
     except Exception as error:
         raise ImageError(f"cannot read {name}: {_damage(error)}") from error
+
+
+def content(path: Path | str) -> bytes:
+    """The bytes of a file, for `read`; of one that does not begin as an image only the first. Raises ImageError."""
+    try:
+        return _load(path)[1]
+    except ImageError as error:
+        raise ImageError(f"cannot read {path}: {error}") from None
+    except MemoryError as error:
+        raise ImageError(f"cannot read {path}: it does not fit into memory: crop it or make it smaller") from error
+    except OSError as error:
+        raise ImageError(f"cannot read {path}: {_damage(error)}") from error
 
 
 def write(

@@ -29,10 +29,11 @@ from PIL import Image
 from torch import Tensor
 
 from .. import __version__, degrade
-from ..config import TASKS
+from ..config import TASKS, Options
 from ..errors import DaglError, UsageError
 from ..files import cache_folder
-from ..restoring.restorer import Options, Restorer, load_model, pick_device
+from ..restoring.device import pick_device
+from ..restoring.restorer import Restorer, load_model
 from ..store import weights
 from . import datasets, peers, report
 from .metrics import SSIM, psnr

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import images
+from ..config import MAX_PIXELS
 from ..errors import DaglError
 from .metrics import psnr, ssim_gaussian
 from .report import Cell, Picture, Table
@@ -87,7 +88,7 @@ def match(a: Sequence[Path], b: Sequence[Path]) -> tuple[list[tuple[Path, Path]]
     return sorted(pairs), [x for x in a if x not in matched_a], [y for y in b if y not in matched_b]
 
 
-def compare(pair: Pair, max_pixels: int = images.MAX_PIXELS) -> Comparison:
+def compare(pair: Pair, max_pixels: int = MAX_PIXELS) -> Comparison:
     """Read and compare. Raises ImageError for unreadable files, DaglError if they cannot be compared."""
     a, b, reference = _read(pair, max_pixels)
     depth = max(a.depth, b.depth)

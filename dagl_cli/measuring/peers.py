@@ -15,10 +15,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ..config import TASKS
-from ..degrade import PAPER_PATTERN, estimate_sigma
+from ..config import PAPER_PATTERN, TASKS
 from ..errors import DaglError, UsageError, WeightsError
 from ..restoring import tiling
+from ..restoring.estimate import estimate_sigma
 
 Run = Callable[[Tensor, float | None], Tensor]
 """(C, H, W) float32 on the CPU and the level (sigma, JPEG quality or None) -> (C, H, W) float32 in [0, 1].

@@ -1,6 +1,6 @@
 """Restore an image of any size piece by piece: `overlap_blend`, the paper's `chop`, or `whole`; and `ensemble_x8`.
 
-A *restorer* maps (B, C_in, h, w) to (B, C_out, h, w) on the device it is given; C_in may hold a noise map. Images
+A *network* maps (B, C_in, h, w) to (B, C_out, h, w) on the device it is given; C_in may hold a noise map. Images
 are (C, H, W) on the CPU and are never written to; results are new CPU tensors of the image's dtype. Nothing here
 knows a model or draws a progress bar.
 """
@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ..errors import UsageError
 
-Restorer = Callable[[Tensor], Tensor]
-Progress = Callable[[int, int], None]
+Network = Callable[[Tensor], Tensor]
+Tick = Callable[[int, int], None]
 """Called with (pieces done, pieces in all) after every batch."""
 
 CHOP_GRID = 4
@@ -38,21 +38,21 @@ class Span:
 
 
 def whole(
-    restore: Restorer, image: Tensor, device: torch.device | str | None = None, progress: Progress | None = None
+    restore: Network, image: Tensor, device: torch.device | str | None = None, progress: Tick | None = None
 ) -> Tensor:
     """The image in one piece: (C_in, H, W) -> (C_out, H, W)."""
     return _stitch(restore, image, _one(image.shape[-2]), _one(image.shape[-1]), device, 1, progress)
 
 
 def overlap_blend(
-    restore: Restorer,
+    restore: Network,
     image: Tensor,
     tile: int,
     overlap: int,
     multiple: int = 1,
     device: torch.device | str | None = None,
     batch: int = 1,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> Tensor:
     """The image in square tiles that fade into each other: (C_in, H, W) -> (C_out, H, W).
 
@@ -61,7 +61,7 @@ def overlap_blend(
     pixels with tile 256 and overlap 32 are three tiles of 192. Those at the right and bottom edge can be up to
     `multiple` - 1 pixels shorter. Weights are raised cosines over the overlaps and sum to 1 at every pixel.
 
-    batch: how many tiles of equal size the restorer gets at once.
+    batch: how many tiles of equal size the network gets at once.
     Memory: the result and one batch; the weights are separable and known beforehand, so there is no weight canvas.
     Raises UsageError if tile, overlap and multiple leave no step.
     """
@@ -71,13 +71,13 @@ def overlap_blend(
 
 
 def chop(
-    restore: Restorer,
+    restore: Network,
     image: Tensor,
     margin: int = 24,
     max_pixels: int = 10_000,
     device: torch.device | str | None = None,
     batch: int = 1,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> Tensor:
     """The image as the release cuts it (`forward_chop`), bit for bit: (C_in, H, W) -> (C_out, H, W).
 
@@ -103,8 +103,8 @@ def chop(
     return _stitch(restore, image, rows, columns, device, batch, progress)
 
 
-def ensemble_x8(restore: Restorer) -> Restorer:
-    """A restorer that averages over the 8 flips and rotations of its input (the release's `test_x8`).
+def ensemble_x8(restore: Network) -> Network:
+    """A network that averages over the 8 flips and rotations of its input (the release's `test_x8`).
 
     All channels turn together, so a noise map stays in place. A flipped or turned Bayer mosaic has another
     pattern: the release averages over those too (it trains on them), so this is the paper's ensemble for
@@ -134,13 +134,13 @@ def turn_back(x: Tensor, i: int) -> Tensor:
 
 
 def _stitch(
-    restore: Restorer,
+    restore: Network,
     image: Tensor,
     rows: list[Span],
     columns: list[Span],
     device: torch.device | str | None,
     batch: int,
-    progress: Progress | None,
+    progress: Tick | None,
 ) -> Tensor:
     """Cut, restore and add up: the one place that touches pixels. Every (row, column) pair of spans is a piece."""
     if batch < 1:
@@ -187,7 +187,7 @@ def _blend_spans(size: int, tile: int, overlap: int, multiple: int) -> list[Span
     step = (aligned - overlap) // multiple * multiple
     if overlap < 0 or step < 1:
         raise UsageError(
-            f"--tile {tile} with --overlap {overlap} does not fit: this model needs tiles at least "
+            f"`tile` {tile} with `overlap` {overlap} does not fit: this model needs tiles at least "
             f"{multiple} pixels larger than an overlap of 0 or more, in multiples of {multiple}"
         )
     if size <= tile:

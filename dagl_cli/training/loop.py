@@ -36,7 +36,7 @@ from ..measuring import metrics
 from ..measuring import report as pages
 from ..nn.model import DAGL, ResBlock, misfits
 from ..restoring import tiling
-from ..restoring.restorer import is_out_of_memory, pick_device
+from ..restoring.device import is_out_of_memory, pick_device
 from ..store import weights
 from . import muon, presets
 from .photos import Crops, Photos, load_photos

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from .. import degrade
 from .. import images as image
+from ..config import BAYER_PATTERNS
 from ..errors import ImageError, UsageError
 from ..files import visible
 from ..measuring.datasets import known_images, known_pictures
@@ -351,7 +352,7 @@ class Crops(Dataset[tuple[Tensor, ...]]):
             low, high = torch.tensor([1.9, 1.0, 1.5]), torch.tensor([2.4, 1.0, 1.9])
             gains = (low + (high - low) * torch.rand(n, 3, generator=generator)).view(n, 3, 1, 1)
         tone = random.random() < 0.5
-        pattern = degrade.BAYER_PATTERNS[random.integers(4)]
+        pattern = BAYER_PATTERNS[random.integers(4)]
         quality, subsampled = random.integers(75, 99, n), random.random(n) < 0.5
         x = self._to_float(clean)
         whole = x

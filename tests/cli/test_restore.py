@@ -20,10 +20,10 @@ from helpers import SHIFT, dagl, refused, tree
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dagl_cli import config
 from dagl_cli import images as image
-from dagl_cli.cli import restore
 from dagl_cli.nn.model import DAGL
-from dagl_cli.restoring import restorer as pipeline
+from dagl_cli.restoring.file import FileRestorer
 from dagl_cli.store import weights
 
 pytestmark = pytest.mark.usefixtures("one_thread", "here")
@@ -344,7 +344,7 @@ def test_patterns():
 
 
 def test_max_pixels_is_known_before_torch():
-    assert restore.MAX_PIXELS == image.MAX_PIXELS
+    assert config.MAX_PIXELS == 200_000_000
     picture("in.png")
     assert "raise --max-pixels" in refused("dejpeg", "in.png", "out.png", "--max-pixels", 47, code=1)
     dagl("dejpeg", "in.png", "out.png", "--max-pixels", 48)
@@ -632,7 +632,6 @@ def test_an_interrupted_folder_run_is_finished_by_the_next(where, monkeypatch):
 HANGING = """
 import os, sys, time
 from pathlib import Path
-from dagl_cli.store import weights
 from dagl_cli.cli import main
 place, model = sys.argv.pop(1), sys.argv.pop(1)
 sync = os.fsync
@@ -699,4 +698,4 @@ def test_the_default_model_of_a_task_is_loaded_once(monkeypatch):
         picture(f"in/{name}.png")
     dagl("dejpeg", "in")
     assert loads == ["dejpeg-gray"]
-    assert pipeline.FileRestorer("dejpeg").restorer(1).name == "dejpeg-gray"
+    assert FileRestorer("dejpeg").restorer(1).name == "dejpeg-gray"

@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from helpers import ROOT, dagl, refused
 
 from dagl_cli import images as image
-from dagl_cli.degrade import BAYER_PATTERNS, bayer_masks
+from dagl_cli.config import BAYER_PATTERNS, Options
+from dagl_cli.degrade import bayer_masks
 from dagl_cli.errors import DaglError, ImageError
 from dagl_cli.images import raw
 from dagl_cli.measuring.metrics import psnr
-from dagl_cli.restoring.restorer import FileRestorer, Options
+from dagl_cli.restoring.file import FileRestorer
 
 rawpy = pytest.importorskip("rawpy")
 pytestmark = pytest.mark.usefixtures("bundled")

@@ -16,12 +16,14 @@ from hypothesis import strategies as st
 import dagl_cli
 from dagl_cli import degrade
 from dagl_cli import images as image
+from dagl_cli.config import BAYER_PATTERNS, Options
 from dagl_cli.errors import DaglError, ImageError, UsageError, WeightsError
 from dagl_cli.images import Image
 from dagl_cli.nn.model import DAGL
-from dagl_cli.restoring import restorer as pipeline
-from dagl_cli.restoring import tiling
-from dagl_cli.restoring.restorer import FileRestorer, Options, Restorer, load_model, restore
+from dagl_cli.restoring import estimate, guard, tiling
+from dagl_cli.restoring.api import restore
+from dagl_cli.restoring.file import FileRestorer
+from dagl_cli.restoring.restorer import Restorer, load_model
 from dagl_cli.store import weights
 
 pytestmark = pytest.mark.usefixtures("one_thread", "bundled")
@@ -137,7 +139,7 @@ def test_strength(tmp_path):
         target = tmp_path / f"{strength}.png"
         FileRestorer("dejpeg", model=model, force=True, options=Options(strength=strength))(source, target)
         assert np.array_equal(levels_of(target), levels.astype(int) + added)
-    with pytest.raises(UsageError, match="--strength is not for demosaicing"):
+    with pytest.raises(UsageError, match="`strength` is not for demosaicing"):
         load_model("demosaic", options=Options(strength=0.5))
 
 
@@ -165,7 +167,7 @@ def test_the_guard_of_dejpeg(tmp_path):
         PIL.Image.fromarray(levels).save(tmp_path / f"{name}.png")
         report = FileRestorer("dejpeg")(tmp_path / f"{name}.png", tmp_path / f"{name}-out.png")
         assert report.status == "unchanged", name
-    assert report.note == "too small to find JPEG blocks in: left as it is; --force decides otherwise"
+    assert report.note == "too small to find JPEG blocks in: left as it is; `force` decides otherwise"
     PIL.Image.fromarray(coarse).save(tmp_path / "once.png")
     assert FileRestorer("dejpeg")(tmp_path / "once.png", tmp_path / "once-out.png").status == "restored"
     for name, levels, quality, status in (
@@ -179,11 +181,11 @@ def test_the_zeros_of_a_mosaic_tell_its_pattern(tmp_path):
     pixels = textured(16, 20) | 1
     mosaic = pixels * degrade.bayer_masks(16, 20, "GRBG").permute(1, 2, 0).numpy().astype(np.uint8)
     source = write(tmp_path / "mosaic.png", mosaic)
-    with pytest.raises(DaglError, match="--pattern RGGB is not this mosaic's: its zeros say --pattern GRBG"):
+    with pytest.raises(DaglError, match="`pattern` RGGB is not this mosaic's: its zeros say `pattern` GRBG"):
         FileRestorer("demosaic")(source, tmp_path / "out.png")
     report = FileRestorer("demosaic", pattern="GRBG")(source, tmp_path / "out.png")
     assert (report.status, report.note) == ("restored", None)
-    with pytest.raises(DaglError, match="its zeros say --pattern GRBG"):
+    with pytest.raises(DaglError, match="its zeros say `pattern` GRBG"):
         restore(mosaic, "demosaic", pattern="BGGR")
     full = write(tmp_path / "full.png", pixels)  # has no zeros: its samples are taken
     report = FileRestorer("demosaic")(full, tmp_path / "full-out.png")
@@ -255,20 +257,20 @@ def test_sigma_is_estimated_and_a_clean_image_left_alone(tmp_path, monkeypatch):
     clean = write(tmp_path / "clean.png", np.full((64, 64, 1), 90, np.uint8))
     report = FileRestorer("denoise")(clean, tmp_path / "still.png")
     assert report.status == "unchanged"
-    assert report.sigma < pipeline.CLEAN_SIGMA
-    assert "--sigma decides otherwise" in report.note
+    assert report.sigma < guard.CLEAN_SIGMA
+    assert "`sigma` decides otherwise" in report.note
     assert (tmp_path / "still.png").read_bytes() == clean.read_bytes()
     assert FileRestorer("denoise", sigma=3)(clean, tmp_path / "told.png").sigma is None
     assert seen[1:] == [3]
 
 
 def test_an_estimate_beyond_the_range_is_clipped_to_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "estimate_sigma", lambda pixels: 90.0)
+    monkeypatch.setattr(estimate, "estimate_sigma", lambda pixels: 90.0)
     seen: list[object] = []
     monkeypatch.setattr(DAGL, "forward", lambda self, x, sigma=None: (seen.append(sigma), x)[1])
     report = FileRestorer("denoise")(write(tmp_path / "in.png", noise(16, 16, 1)), tmp_path / "out.png")
     restore(noise(16, 16, 1), "denoise")
-    assert (report.sigma, report.note) == (90, "more than the model was made for: restored with --sigma 75")
+    assert (report.sigma, report.note) == (90, "more than the model was made for: restored with `sigma` 75")
     assert seen == [75, 75]
 
 
@@ -301,7 +303,7 @@ def test_without_noise_there_is_nothing_to_do(tmp_path, monkeypatch):
     assert np.array_equal(restore(pixels, "denoise", sigma=0), pixels)
     report = FileRestorer("denoise")(write(tmp_path / "thin.png", noise(4, 300, 1)), tmp_path / "thin-out.png")
     assert (report.status, report.sigma) == ("unchanged", None)
-    assert report.note == "too small to find noise in: left as it is; --sigma decides otherwise"
+    assert report.note == "too small to find noise in: left as it is; `sigma` decides otherwise"
 
 
 def test_a_target_that_cannot_be_written_is_refused_before_the_work(tmp_path, monkeypatch):
@@ -327,9 +329,9 @@ def test_a_model_for_every_task():
     assert load_model("denoise").name == "denoise-color"
     assert load_model("dejpeg", 1).config.channels == 1
     assert load_model("demosaic", 1).name == "demosaic-color"
-    with pytest.raises(UsageError, match="task 'dehaze' is unknown: choose one of denoise"):
+    with pytest.raises(UsageError, match="`task` dehaze is unknown: choose one of denoise"):
         load_model("dehaze")
-    with pytest.raises(UsageError, match="channels must be 1"):
+    with pytest.raises(UsageError, match="`channels` must be 1"):
         load_model("denoise", 4)
     with pytest.raises(UsageError, match="made for dejpeg, not for denoise"):
         load_model("denoise", model="dejpeg-gray")
@@ -361,13 +363,13 @@ def test_the_gaussian_denoiser_stands_in_for_camera_noise_and_says_so(identities
 def test_sigma_only_where_it_means_something(tmp_path):
     source = write(tmp_path / "in.png", noise(16, 16, 1))
     fixed = str(saved(tmp_path / "fixed.safetensors", tiny(noise_map=False)))
-    with pytest.raises(UsageError, match="fixed takes no --sigma"):
+    with pytest.raises(UsageError, match="fixed takes no `sigma`"):
         FileRestorer("denoise", model=fixed, sigma=25)(source, tmp_path / "a.png")
     assert FileRestorer("denoise", model=fixed)(source, tmp_path / "a.png").sigma is None, "blind: not estimated"
     for task in ("dejpeg", "demosaic"):
-        with pytest.raises(UsageError, match="takes no --sigma"):
+        with pytest.raises(UsageError, match="takes no `sigma`"):
             restore(noise(8, 8, 1), task, sigma=25)
-    with pytest.raises(UsageError, match="needs --sigma"):
+    with pytest.raises(UsageError, match="needs `sigma`"):
         load_model("denoise", 1)(torch.zeros(1, 8, 8))
 
 
@@ -392,16 +394,16 @@ def test_options_are_checked(options):
 
 @pytest.mark.parametrize("device", ["foo", "", "meta", "cuda:99", "xpu"])
 def test_devices_that_are_not_there(device):
-    with pytest.raises(UsageError, match=f"--device {device} is not available"):
+    with pytest.raises(UsageError, match=f"`device` {device} is not available"):
         load_model("denoise", options=Options(device))
 
 
 def test_overlap_is_up_to_half_of_the_tile_in_use():
     tile = load_model("dejpeg").tile
     assert load_model("dejpeg", options=Options(overlap=tile // 2)).overlap == tile // 2 > 64
-    with pytest.raises(UsageError, match="--overlap 33 must be at most half of --tile, which is 64"):
+    with pytest.raises(UsageError, match="`overlap` 33 must be at most half of `tile`, which is 64"):
         load_model("dejpeg", options=Options(tile=64, overlap=33))
-    with pytest.raises(UsageError, match=f"--overlap {tile} must be at most half of --tile, which is {tile}"):
+    with pytest.raises(UsageError, match=f"`overlap` {tile} must be at most half of `tile`, which is {tile}"):
         load_model("dejpeg", options=Options(overlap=tile))
 
 
@@ -440,8 +442,8 @@ def test_out_of_memory_tiles_shrink_and_stay_small(limit, tmp_path):
     x = torch.rand(1, 130, 190)
     result = restorer(x)
     assert said == [
-        "out of memory on cpu: trying again with --tile 128",
-        "out of memory on cpu: trying again with --tile 64",
+        "out of memory on cpu: trying again with `tile` 128",
+        "out of memory on cpu: trying again with `tile` 64",
     ]
     assert torch.equal(result, Restorer(network, Options("cpu", tile=64))(x))
     limit.seen.clear()
@@ -456,7 +458,7 @@ def test_out_of_memory_the_cpu_takes_over(monkeypatch):
     restorer.device = torch.device("cuda")
     seen = []
 
-    def network(self: Restorer, sigma: object) -> tiling.Restorer:
+    def network(self: Restorer, sigma: object) -> tiling.Network:
         def run(batch: torch.Tensor) -> torch.Tensor:
             seen.append((self.device.type, batch.shape[-1]))
             if self.device.type == "cuda":
@@ -472,8 +474,8 @@ def test_out_of_memory_the_cpu_takes_over(monkeypatch):
     assert devices == ("cuda", "cuda", "cpu")
     assert sizes[0] == sizes[2] == 100 > 64 >= sizes[1], "the CPU starts with large tiles again"
     assert said == [
-        "out of memory on cuda: trying again with --tile 64",
-        "out of memory even with small tiles: going on with --device cpu",
+        "out of memory on cuda: trying again with `tile` 64",
+        "out of memory even with small tiles: going on with `device` cpu",
     ]
 
 
@@ -495,7 +497,7 @@ def test_every_way_to_say_out_of_memory(limit, error, tmp_path):
     source = write(tmp_path / "in.png", noise(99, 99, 1))
     with pytest.raises(DaglError, match="out of memory with the smallest tiles on the CPU: close other programs"):
         FileRestorer("dejpeg", force=True, options=Options("cpu"))(source, tmp_path / "out.png")
-    with pytest.raises(DaglError, match="out of memory on cpu: --tiling blend takes less"):
+    with pytest.raises(DaglError, match="out of memory on cpu: `tiling` blend takes less"):
         Restorer(tiny("dejpeg", 1), Options("cpu", tiling="whole"))(torch.zeros(1, 150, 150))
     assert list(tmp_path.iterdir()) == [source]
 
@@ -511,7 +513,7 @@ def test_no_memory_around_the_network(tmp_path, monkeypatch):
     def full(pixels: np.ndarray) -> float:
         raise MemoryError
 
-    monkeypatch.setattr(pipeline, "estimate_sigma", full)
+    monkeypatch.setattr(estimate, "estimate_sigma", full)
     with pytest.raises(DaglError, match="out of memory: close other programs, or make the image smaller"):
         FileRestorer("denoise")(write(tmp_path / "in.png", noise(9, 9)), tmp_path / "out.png")
 
@@ -521,7 +523,7 @@ def test_no_memory_around_the_network(tmp_path, monkeypatch):
 
 @settings(max_examples=60, deadline=None)
 @given(
-    pattern=st.sampled_from(degrade.BAYER_PATTERNS),
+    pattern=st.sampled_from(BAYER_PATTERNS),
     height=st.integers(2, 21),
     width=st.integers(2, 21),
     ensemble=st.booleans(),
@@ -556,9 +558,9 @@ def test_mosaic_files_become_rgb(tmp_path):
     assert np.array_equal(levels_of(tmp_path / "rgb.tif"), expected)
     assert image.read(tmp_path / "rgb.tif").icc is None, "a gray profile says nothing about RGB"
     assert np.array_equal(restore(levels, "demosaic"), expected)
-    with pytest.raises(UsageError, match="--pattern XXXX is unknown: choose one of RGGB"):
+    with pytest.raises(UsageError, match="`pattern` XXXX is unknown: choose one of RGGB"):
         restore(levels, "demosaic", pattern="XXXX")
-    with pytest.raises(UsageError, match="--pattern XXXX"):
+    with pytest.raises(UsageError, match="`pattern` XXXX"):
         FileRestorer("demosaic", pattern="XXXX")
     with pytest.raises(DaglError, match="a mosaic of 9x1 pixels"):
         restore(levels[:1], "demosaic")

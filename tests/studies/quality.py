@@ -31,12 +31,15 @@ from torch import Tensor
 
 from dagl_cli import degrade
 from dagl_cli import images as image
+from dagl_cli.config import BAYER_PATTERNS, Options
 from dagl_cli.errors import DaglError
 from dagl_cli.measuring import bench, datasets
 from dagl_cli.measuring.metrics import psnr
 from dagl_cli.nn import attention
 from dagl_cli.nn.model import MGFAM
-from dagl_cli.restoring.restorer import FileRestorer, Options, Restorer
+from dagl_cli.restoring.estimate import estimate_sigma
+from dagl_cli.restoring.file import FileRestorer
+from dagl_cli.restoring.restorer import Restorer
 from dagl_cli.store import weights
 
 Row = dict[str, object]
@@ -81,7 +84,7 @@ def sigma(arguments: argparse.Namespace) -> Iterator[Row]:
                     clean, noisy = bench.degraded(pixels, "denoise", level)
                     noisy = in_file(noisy, top)
                     given = {f"{factor:g} σ": factor * level for factor in (0.8, 1, 1.2)}
-                    given["estimated"] = min(degrade.estimate_sigma(noisy.permute(1, 2, 0).numpy()), 75)
+                    given["estimated"] = min(estimate_sigma(noisy.permute(1, 2, 0).numpy()), 75)
                     for column, value in given.items():
                         found.setdefault(column, []).append(psnr(restorer(noisy, value), clean))
                 yield {"model": name, "set": dataset, "σ": level, "noise in": depth} | {
@@ -149,7 +152,7 @@ def estimate(arguments: argparse.Namespace) -> Iterator[Row]:
                 for _, pixels in clean_images(arguments.data_dir, dataset, arguments.limit):
                     _, noisy = bench.degraded(pixels, "denoise", level)
                     noisy = noisy if top is None else in_file(noisy, top)
-                    errors.append(degrade.estimate_sigma(noisy.permute(1, 2, 0).numpy()) - level)
+                    errors.append(estimate_sigma(noisy.permute(1, 2, 0).numpy()) - level)
                 absolute = mean(np.abs(errors))
                 row |= {f"{kind}: error": absolute, f"{kind}: %": 100 * absolute / level}
                 row |= {f"{kind}: median": float(np.median(np.abs(errors))), f"{kind}: mean - σ": mean(errors)}
@@ -272,7 +275,7 @@ def demosaic(arguments: argparse.Namespace) -> Iterator[Row]:
             torch.from_numpy(method(mosaic.sum(0).double().numpy(), pattern)).permute(2, 0, 1).clamp(0, 1)
         )
     for dataset in ("McMaster18", "Kodak24"):
-        for pattern in degrade.BAYER_PATTERNS:
+        for pattern in BAYER_PATTERNS:
             found: dict[str, list[float]] = {name: [] for name in methods}
             for _, pixels in clean_images(arguments.data_dir, dataset, arguments.limit):
                 clean = torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255

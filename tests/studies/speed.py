@@ -24,10 +24,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from dagl_cli.cli import keep_freed_memory
-from dagl_cli.config import model_config
+from dagl_cli.config import Options, model_config
 from dagl_cli.nn.model import DAGL, convert_released, released_config
 from dagl_cli.restoring import tiling
-from dagl_cli.restoring.restorer import Options, Restorer
+from dagl_cli.restoring.restorer import Restorer
 
 
 def seconds(function, *arguments):  # type: ignore[no-untyped-def]

@@ -1,0 +1,156 @@
+"""What the commands take, declared once: single options, and tables of those that belong together.
+
+A command takes a table as one parameter; `flat` makes options of its fields. So a flag for all commands that restore
+is one line in `Restoring`, or in `config.Options` and `Running` where it is about how a network runs.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from ..config import MAX_PIXELS
+from ..config import Options as RunOptions
+
+STDIO = Path("-")
+
+
+def a_path(text: str) -> Path:
+    """Refuses the empty name, which a script's unset variable gives and which would mean the current folder."""
+    if not text:
+        raise typer.BadParameter("a name is empty; write . for the current folder")
+    return Path(text)
+
+
+def a_tile(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdecimal():
+        raise typer.BadParameter(f"{text} must be a number of pixels or auto")
+    return int(text)
+
+
+def by_environment(context: typer.Context, name: str) -> bool:
+    """Whether a parameter has its value from a DAGL_* variable: a default, which gives way where it does not fit."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "ENVIRONMENT"
+
+
+Inputs = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="IN... [OUT]",
+        parser=a_path,
+        help="Image, folder, or - for stdin; then the output image or folder. Several inputs: use -o.",
+        show_default=False,
+    ),
+]
+Output = Annotated[
+    Path | None, typer.Option("-o", "--output", parser=a_path, help="Folder (or, for one input, file) for the results.")
+]
+Suffix = Annotated[str, typer.Option(help="Added to the name where no output is given.", envvar="DAGL_SUFFIX")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="Weight file, bundled or imported name, or hub:OWNER/REPO[@REVISION][:FILE]; default: the best bundled.",
+        envvar="DAGL_MODEL",
+    ),
+]
+Offline = Annotated[bool, typer.Option("--offline", envvar="DAGL_OFFLINE", help="Request nothing from the network.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", envvar="DAGL_DEVICE")]
+Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.", envvar="DAGL_PRECISION")]
+Tile = Annotated[
+    int | None,
+    typer.Option(
+        parser=a_tile, help="Largest side of the tiles in pixels, or auto.", envvar="DAGL_TILE", metavar="N|auto",
+        show_default=False,
+    ),
+]  # fmt: skip
+Overlap = Annotated[
+    int | None,
+    typer.Option(help="Pixels that neighbouring tiles share; default: the model's.", envvar="DAGL_OVERLAP"),
+]
+Ensemble = Annotated[
+    bool,
+    typer.Option(
+        "-x",
+        "--ensemble",
+        envvar="DAGL_ENSEMBLE",
+        help="Average over 8 flips and rotations: 8 times slower, a little better.",
+    ),
+]
+Strength = Annotated[float, typer.Option(help="0 (input) to 1 (restored).", envvar="DAGL_STRENGTH")]
+MaxPixels = Annotated[
+    int, typer.Option(min=1, help="Refuse larger images (decompression bombs).", envvar="DAGL_MAX_PIXELS")
+]
+Strip = Annotated[
+    bool,
+    typer.Option(
+        "--strip-metadata", envvar="DAGL_STRIP_METADATA", help="Leave EXIF and resolution out; colours stay exact."
+    ),
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", envvar="DAGL_OVERWRITE", help="Replace existing outputs (never an input).")
+]
+Json = Annotated[bool, typer.Option("--json", envvar="DAGL_JSON", help="A JSON report on stdout.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", envvar="DAGL_QUIET", help="No progress, no messages but errors.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+
+
+@dataclass(frozen=True)
+class Running:
+    """How a network runs: of every command that runs one. The fields are those of `config.Options`."""
+
+    device: Device = "auto"
+    precision: Precision = "auto"
+    tile: Tile = None
+    overlap: Overlap = None
+    ensemble: Ensemble = False
+    offline: Offline = False
+
+    def options(self, **more: Any) -> RunOptions:
+        """Raises UsageError for what makes no sense."""
+        return RunOptions(**{field.name: getattr(self, field.name) for field in fields(Running)}, **more)
+
+
+@dataclass(frozen=True)
+class Restoring(Running):
+    """Of every command that restores files."""
+
+    model: Model = None
+    max_pixels: MaxPixels = MAX_PIXELS
+    strip_metadata: Strip = False
+    overwrite: Overwrite = False
+    as_json: Json = False
+    quiet: Quiet = False
+    dry_run: DryRun = False
+
+
+def flat(command: Callable[..., None]) -> Callable[..., None]:
+    """The command as Typer wants it: a parameter that is a table becomes an option for each of the table's fields."""
+    hints = get_type_hints(command, include_extras=True)
+    tables = {name: table for name, table in hints.items() if is_dataclass(table)}
+    own = [p.replace(annotation=hints[name]) for name, p in inspect.signature(command).parameters.items()]
+    parameters = [parameter for parameter in own if parameter.name not in tables]
+    for table in tables.values():
+        kinds = get_type_hints(table, include_extras=True)
+        parameters += [
+            inspect.Parameter(
+                f.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=f.default, annotation=kinds[f.name]
+            )
+            for f in fields(table)
+        ]
+
+    def run(**given: Any) -> None:
+        for name, table in tables.items():
+            given[name] = table(**{f.name: given.pop(f.name) for f in fields(table)})  # type: ignore[operator]
+        command(**given)
+
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    return run

@@ -1,0 +1,158 @@
+"""What the restoring commands share: plan, restore file by file, report."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
+from ..config import Options
+from ..errors import DaglError, UsageError
+from .boundary import with_flags
+from .console import bars, plain, say
+from .options import STDIO, Restoring, by_environment
+from .plan import Plan, plan
+
+if TYPE_CHECKING:
+    from ..restoring.batch import Job
+    from ..restoring.file import Outcome
+
+STATUSES = ("restored", "unchanged", "skipped", "failed", "planned")
+
+
+def run(
+    context: typer.Context,
+    paths: list[Path],
+    output: Path | None,
+    suffix: str,
+    restoring: Restoring,
+    options: Options,
+    **settings: Any,
+) -> None:
+    """Plan, restore file by file, report. Exits with 3 when some files failed, 1 when all did.
+
+    settings: those arguments of `FileRestorer` that are the command's own.
+    """
+    planned = plan(paths, output, suffix, raws=settings["task"] == "demosaic")
+    if not planned.files and not planned.failures:
+        raise DaglError(f"{paths[0]}: no images in this folder (PNG, JPEG, TIFF, BMP or WebP)")
+    as_json = restoring.as_json
+    if as_json and STDIO in (target for _, target in planned.files):
+        if not by_environment(context, "as_json"):
+            raise UsageError("--json and an image cannot both go to stdout: give an output file")
+        as_json = False
+    rows = restore(planned, restoring, options, settings)
+    finish(rows, as_json, restoring.quiet)
+
+
+def restore(planned: Plan, restoring: Restoring, options: Options, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Restores what was planned, and tells of each file. Returns the rows of the report."""
+    from ..restoring.batch import restore_files
+    from ..restoring.file import FileRestorer
+
+    def warn(line: str) -> None:
+        if not restoring.quiet:
+            say(f"Note: {with_flags(line)}", "yellow")
+
+    restorer = FileRestorer(
+        **settings,
+        model=restoring.model,
+        options=options,
+        strip_metadata=restoring.strip_metadata,
+        max_pixels=restoring.max_pixels,
+        warn=warn,
+    )
+    rows = [row(path, None, status="failed", note=why) for path, why in planned.failures.items()]
+    for known in rows:
+        tell(known, restoring.quiet)
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with bars(*columns, quiet=restoring.quiet) as progress:
+        batch = progress.add_task("files", total=len(planned.files), visible=len(planned.files) > 1)
+        tiles = progress.add_task("tiles", total=None)
+        for job, outcome in restore_files(
+            restorer,
+            (opened(source, target) for source, target in planned.files),
+            overwrite=restoring.overwrite,
+            dry_run=restoring.dry_run,
+            begin=lambda job: progress.reset(tiles, description=plain(Path(job.name).name)),
+            progress=lambda done, total: progress.update(tiles, completed=done, total=total),
+        ):
+            rows.append(closed(job, outcome))
+            tell(rows[-1], restoring.quiet)
+            progress.advance(batch)
+    return rows
+
+
+def opened(source: Path, target: Path) -> Job:
+    """A planned file with stdin read, and room for what goes to stdout."""
+    from ..restoring.batch import Job
+
+    return Job(
+        source=sys.stdin.buffer.read() if source == STDIO else source,
+        target=io.BytesIO() if target == STDIO else target,
+        name="stdin" if source == STDIO else str(source),
+    )
+
+
+def closed(job: Job, outcome: Outcome) -> dict[str, Any]:
+    """The row of the report, with what is for stdout written there."""
+    if isinstance(job.target, io.BytesIO):
+        sys.stdout.buffer.write(job.target.getbuffer())
+        sys.stdout.buffer.flush()
+    paths = (str(end) if isinstance(end, Path) else str(STDIO) for end in (job.source, job.target))
+    return row(*paths, **vars(outcome))
+
+
+def row(
+    source: str,
+    target: str | None,
+    *,
+    status: str,
+    seconds: float = 0.0,
+    sigma: float | None = None,
+    quality: int | None = None,
+    model: str | None = None,
+    note: str | None = None,
+) -> dict[str, Any]:
+    """One file in the report, as it goes to --json."""
+    return {
+        "input": source, "output": target, "status": status, "seconds": seconds, "sigma": sigma, "quality": quality,
+        "model": model, "message": with_flags(note) if note else None,
+    }  # fmt: skip
+
+
+def tell(row: dict[str, Any], quiet: bool) -> None:
+    """One line about one file; failures are told even when quiet."""
+    if row["status"] == "failed":
+        say(f"Error: {row['message']}", "red")
+    elif not quiet:
+        say(describe(row))
+
+
+def describe(row: dict[str, Any]) -> str:
+    details = []
+    if row["sigma"] is not None:
+        details.append(f"sigma {row['sigma']:.1f} (estimated)")
+    if row["quality"] is not None:
+        details.append(f"JPEG quality {row['quality']} (estimated)")
+    if row["message"]:
+        details.append(row["message"])
+    if row["seconds"]:
+        details.append(f"{row['seconds']:.1f} s")
+    return f"{row['input']} -> {row['output']}: {row['status']}" + (f" ({'; '.join(details)})" if details else "")
+
+
+def finish(rows: list[dict[str, Any]], as_json: bool, quiet: bool) -> None:
+    """The report's end, and the exit code."""
+    counts = {s: n for s in STATUSES if (n := sum(row["status"] == s for row in rows))}
+    if as_json:  # ASCII, so that any file name can be printed anywhere
+        print(json.dumps({"counts": counts, "files": rows}, indent=2), flush=True)
+    elif len(rows) > 1 and not quiet:
+        say(", ".join(f"{n} {status}" for status, n in counts.items()))
+    if failed := counts.get("failed", 0):
+        raise typer.Exit(1 if failed == len(rows) else 3)

@@ -1,0 +1,67 @@
+"""Whether a picture needs anything: what is estimated of it, and what speaks against touching it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..config import HIGHEST_SIGMA
+from . import estimate
+
+CLEAN_SIGMA = 0.7
+"""An estimated noise level below this is none (8-bit rounding alone is 0.29): the image is left as it is."""
+CLEAN_QUALITY = 94
+"""From this estimated quality on the models harm too many JPEGs (3 of 18 colour images at 94, 6 at 95): the file is
+left as it is, unless it shows the blocks of an earlier JPEG."""
+EARLIER_BLOCKINESS = 0.2
+"""A JPEG of such a quality whose `estimate.jpeg_blockiness` is at least this was compressed harder before."""
+CLEAN_BLOCKINESS = 0.04
+"""Any other file whose `estimate.jpeg_blockiness` is below this was never compressed, and is left as it is."""
+
+
+@dataclass
+class Finding:
+    """What is wrong with a picture. `sigma` and `quality` are None where they were not estimated."""
+
+    sigma: float | None = None
+    quality: int | None = None
+    nothing: str | None = None
+    """Why the picture is to be left as it is."""
+    note: str | None = None
+
+    @property
+    def level(self) -> float | None:
+        """The estimated noise level as the models take it."""
+        return None if self.sigma is None else min(self.sigma, HIGHEST_SIGMA)
+
+
+def noise(pixels: np.ndarray) -> Finding:
+    """For denoising at an estimated level. pixels: (H, W, C) float in [0, 1]."""
+    found = Finding(sigma=estimate.estimate_sigma(pixels))
+    if found.sigma is None:
+        found.nothing = "too small to find noise in: left as it is; `sigma` decides otherwise"
+    elif found.sigma < CLEAN_SIGMA:
+        found.nothing = "no noise found: left as it is; `sigma` decides otherwise"
+    elif found.sigma > HIGHEST_SIGMA:
+        found.note = f"more than the model was made for: restored with `sigma` {HIGHEST_SIGMA:g}"
+    return found
+
+
+def compression(pixels: np.ndarray, jpeg_tables: dict[int, list[int]] | None = None) -> Finding:
+    """For removing JPEG artifacts. pixels: (H, W, C) float in [0, 1]; jpeg_tables: those of the file, if it is one."""
+    found = Finding(quality=estimate.estimate_jpeg_quality(jpeg_tables))
+    fine = found.quality is not None and found.quality >= CLEAN_QUALITY
+    if (fine or found.quality is None) and (why := _without_blocks(pixels, fine)):  # any other JPEG is restored
+        found.nothing = f"{why}: left as it is; `force` decides otherwise"
+    return found
+
+
+def _without_blocks(pixels: np.ndarray, fine: bool) -> str | None:
+    """Why JPEG artifacts are not to be looked for; None: blocks are seen. fine: a JPEG of `CLEAN_QUALITY`."""
+    blockiness = estimate.jpeg_blockiness(pixels)
+    if blockiness is not None and blockiness >= (EARLIER_BLOCKINESS if fine else CLEAN_BLOCKINESS):
+        return None
+    if fine:
+        return "too fine to improve, no blocks of an earlier JPEG found"
+    return "no JPEG blocks found" if blockiness is not None else "too small to find JPEG blocks in"
