@@ -131,8 +131,8 @@ def environment(home: Path, endpoint: str, **more: str) -> dict[str, str]:
 CLIENT = """
 import json, os, sys, time
 time.sleep = lambda seconds: None  # the client's waits between attempts
-from dagl_cli.store import hub, weights
 from dagl_cli.errors import DaglError
+from dagl_cli.store import hub, weights
 if limit := int(os.environ.get("FILE_LIMIT", 0)):  # a disk that takes no more
     import resource
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

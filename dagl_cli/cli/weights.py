@@ -60,12 +60,12 @@ def download_bars(quiet: bool) -> Iterator[Report]:
 
 def known(path: Path) -> dict[str, Any]:
     """Everything that is known of a weight file: its manifest entry, as far as it is of this very file."""
-    from ..store import export, weights
+    from ..store import card, weights
 
     beside = path.parent / weights.MANIFEST
     manifest = weights.read_manifest(beside) if beside.is_file() else {}
     previous = manifest.get("files", {}).get(path.name, {})
-    return {"name": path.stem, "path": str(path)} | export.entry(path, {}, previous, ())
+    return {"name": path.stem, "path": str(path)} | card.entry(path, {}, previous, ())
 
 
 def located(names: list[str] | None, offline: bool = False) -> list[Path]:
@@ -284,7 +284,7 @@ def import_weights(
         raise UsageError(f"{target} exists: --overwrite replaces it")
     if source is None and offline:
         raise WeightsError("--offline: give the checkpoint or the archive as a FILE")
-    from ..store import export, release
+    from ..store import card, release
 
     checkpoint = release.CHECKPOINTS[task]
     if source is None:
@@ -295,7 +295,7 @@ def import_weights(
         said = source.name
     found = release.convert(content, task, target, said)
     if output is None:  # among those of dagl alone
-        export.record(target)
+        card.record(target)
     if as_json:
         print_json({"path": str(target), "name": target.stem} | found)
         return
@@ -310,9 +310,9 @@ def import_weights(
 
 def say_unused(rows: list[dict[str, Any]], made: dict[str, Any]) -> None:
     """Tell of results that were measured on something else."""
-    from ..store import export
+    from ..store import card
 
-    if count := export.unused(rows, made):
+    if count := card.unused(rows, made):
         say(f"--results: {count} of {len(rows)} rows are of other weights or methods and were left out", "yellow")
 
 
@@ -331,25 +331,27 @@ def export(
     offline: Offline = False,
 ) -> None:
     """A folder that is ready for the Hub: weights, manifest, model card. Or, with --onnx, ONNX networks."""
-    from ..store import export
+    from ..store import card
 
     paths = located(models, offline)
     if onnx:
+        from ..store import onnx as to_onnx
+
         targets = [folder / f"{path.stem}.onnx" for path in paths]
         for target in targets:
             if target.exists() and not overwrite:
                 raise UsageError(f"{target} exists: --overwrite replaces it")
         for file, target in zip(paths, targets):
-            difference = export.onnx(file, target)
+            difference = to_onnx.export(file, target)
             if not quiet:
-                say(f"{target}: opset {export.OPSET}, differs from PyTorch by {difference:.1e} at most (two sizes)")
+                say(f"{target}: opset {to_onnx.OPSET}, differs from PyTorch by {difference:.1e} at most (two sizes)")
         return
-    measured = export.read_results(results or [])
-    made = export.export(paths, folder, measured, overwrite=overwrite)
+    measured = card.read_results(results or [])
+    made = card.export(paths, folder, measured, overwrite=overwrite)
     if quiet:
         return
     say_unused(measured, made)
-    say(f"{folder}: {len(paths)} weight file(s), {', '.join((export.CARD, 'manifest.json', export.CONFIG))}")
+    say(f"{folder}: {len(paths)} weight file(s), {', '.join((card.CARD, 'manifest.json', card.CONFIG))}")
     unstated = [path for path in paths if not made["files"][path.name]["licence"]]
     unlicensed = [name for name, e in made["files"].items() if not re.match("MIT|CC|Apache", e["licence"] or "MIT")]
     for path in unstated:
@@ -377,10 +379,10 @@ def manifest(
     What people wrote into manifest.json is kept: licence, training_data and training_sets, which hold for new files,
     and of unchanged files all of it, with their runs, note and results.
     """
-    from ..store import export
+    from ..store import card
 
-    measured = export.read_results(results or [])
-    made = export.publish(folder, measured)
+    measured = card.read_results(results or [])
+    made = card.publish(folder, measured)
     if quiet:
         return
     say_unused(measured, made)

@@ -7,17 +7,15 @@ M-GFAM K heads side by side, merged by a 1x1 convolution (Eq. 12)
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import ModelConfig
-from ..errors import WeightsError
-from .attention import nonlocal_attention, same_padding, streaming
+from .attention import nonlocal_attention, same_padding
+from .streaming import streaming
 
 
 class PReLU(nn.PReLU):
@@ -185,104 +183,3 @@ class DAGL(nn.Module):
                 features = stages[i](features)
             features = block(features)
         return features
-
-
-def released_config(task: str) -> ModelConfig:
-    """The shape of the authors' checkpoint for a task: gray denoise and dejpeg, colour real and demosaic."""
-    channels = 1 if task in ("denoise", "dejpeg") else 3
-    return ModelConfig(task=task, channels=channels, blocks=32 if task == "demosaic" else 16)
-
-
-# The authors' key -> ours. A '#' in ours is the head's number: heads are stacked into one tensor.
-RELEASED_KEYS: dict[str, str] = {
-    r"head\.0\.(.*)": r"conv_in.\1",
-    r"tail\.0\.(.*)": r"conv_out.\1",
-    r"stage(\d)_(\d)\.g\.(.*)": r"stages.\1.embed.\3#\2",
-    r"stage(\d)_(\d)\.theta\.(.*)": r"stages.\1.value.\3#\2",
-    r"stage(\d)_(\d)\.fc1\.0\.(.*)": r"stages.\1.query.\3#\2",
-    r"stage(\d)_(\d)\.fc2\.0\.(.*)": r"stages.\1.key.\3#\2",
-    r"stage(\d)_(\d)\.thr_conv\.(.*)": r"stages.\1.threshold.\3#\2a",
-    r"stage(\d)_(\d)\.bias_conv\.(.*)": r"stages.\1.threshold.\3#\2b",
-    r"stage(\d)_merge\.(.*)": r"stages.\1.merge.\2",
-    r"block(\d+)\.body\.0\.(.*)": r"blocks.\1.conv1.\2",
-    r"block(\d+)\.body\.1\.weight": r"blocks.\1.activation.weight",
-    r"block(\d+)\.body\.2\.(.*)": r"blocks.\1.conv2.\2",
-    r"conv_body\.(.*)": r"conv_body.\1",
-}
-RELEASED_UNUSED = r"add_mean\.(weight|bias)|stage\d_\d\.W\.(weight|bias)"
-"""In every released checkpoint, used by no computation."""
-
-
-def convert_released(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """The authors' state dict in our names, strictly.
-
-    Raises WeightsError for a key that is unknown, missing, or of another shape.
-    """
-    half = config.blocks // 2
-
-    def position(key: str) -> str:
-        """body.N... -> the flat names in RELEASED_KEYS: block, stage_head, merge."""
-        key = re.sub(rf"^body\.{half}\.c(\d)_(\d)\.", lambda m: f"stage{int(m[1]) - 1}_{int(m[2]) - 1}.", key)
-        key = re.sub(rf"^body\.{half}\.c(\d)_c\.", lambda m: f"stage{int(m[1]) - 1}_merge.", key)
-        key = re.sub(
-            rf"^body\.{half}\.RBS(\d)\.(\d)\.",
-            lambda m: f"block{half + (int(m[1]) - 1) * config.stage_blocks + int(m[2])}.",
-            key,
-        )
-        key = re.sub(rf"^body\.{config.blocks + 1}\.(weight|bias)", r"conv_body.\1", key)
-
-        def block(m: re.Match[str]) -> str:
-            i = int(m[1])
-            shift = config.stage_blocks * (config.stages - 1) - 1
-            return f"block{i if i < half else i + shift}.body."
-
-        return re.sub(r"^body\.(\d+)\.body\.", block, key)
-
-    parts: dict[str, dict[str, Tensor]] = {}
-    for key, value in state.items():
-        place = position(key)
-        if re.fullmatch(RELEASED_UNUSED, place):
-            continue
-        for pattern, name in RELEASED_KEYS.items():
-            if re.fullmatch(pattern, place):
-                target, _, head = re.sub(pattern, name, place).partition("#")
-                parts.setdefault(target, {})[head] = value
-                break
-        else:
-            raise WeightsError(f"the checkpoint has an unknown key '{key}': is it a DAGL {config.task} checkpoint?")
-
-    with torch.device("meta"):
-        wanted = DAGL(config).state_dict()
-    if missing := sorted(wanted.keys() - parts.keys()):
-        more = f" and {len(missing) - 1} more keys" if len(missing) > 1 else ""
-        raise WeightsError(f"the checkpoint lacks '{missing[0]}'{more}")
-    converted = {}
-    for name, by_head in parts.items():
-        if name not in wanted:
-            raise WeightsError(f"the checkpoint has '{name}', which a {config.task} model has no place for")
-        stacked, shape = torch.cat([by_head[head] for head in sorted(by_head)]), wanted[name].shape
-        # the fully connected layers are convolutions here: (D, 784) -> (D, 16, 7, 7)
-        linear = (shape[0], shape[1:].numel()) if name.endswith(("query.weight", "key.weight")) else shape
-        if tuple(stacked.shape) != tuple(linear):
-            raise WeightsError(f"'{name}' is {tuple(stacked.shape)} in the checkpoint, {tuple(linear)} in the model")
-        converted[name] = stacked.reshape(shape)
-    return converted
-
-
-def misfits(model: nn.Module, state: Mapping[str, Any]) -> list[str]:
-    """What `load_state_dict` would not take: names that are missing or unknown, other shapes."""
-    own = model.state_dict()
-    problems = [f"lacks {k}" for k in own if k not in state] + [f"has unknown {k}" for k in state if k not in own]
-    return problems + [
-        f"has {k} of shape {tuple(state[k].shape)}, not {tuple(own[k].shape)}"
-        for k in own
-        if k in state and own[k].shape != state[k].shape
-    ]
-
-
-def load_strictly(model: nn.Module, state: Mapping[str, Any], source: str) -> None:
-    """load_state_dict that names in one line what does not fit. Raises WeightsError."""
-    if problems := misfits(model, state):
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise WeightsError(f"{source} does not fit its own configuration: it {problems[0]}{more}")
-    model.load_state_dict(state, assign=True)  # of a network on 'meta' too, so that nothing was made for nothing

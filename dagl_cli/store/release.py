@@ -23,10 +23,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..config import ModelConfig
 from ..errors import DaglError, UsageError, WeightsError
 from ..files import replacing
 from ..nn.attention import fold_patches, same_padding
-from ..nn.model import convert_released, released_config
+from ..nn.model import DAGL
 from . import weights
 
 REPOSITORY = "jianzhangcs/DAGL"
@@ -177,6 +178,76 @@ def state_dict(content: bytes, name: str) -> dict[str, Tensor]:
     if sum(value.numel() for value in state.values()) * 4 > LARGEST:
         raise WeightsError(f"{name}: refused, its tensors are far larger than those of a DAGL checkpoint")
     return {str(key): value for key, value in state.items()}
+
+
+HEAD = {
+    "embed": ("g",),
+    "value": ("theta",),
+    "query": ("fc1.0",),
+    "key": ("fc2.0",),
+    "threshold": ("thr_conv", "bias_conv"),
+}
+"""Our layer of a stage -> the authors' layers of one head."""
+
+
+def released_config(task: str) -> ModelConfig:
+    """The shape of the authors' checkpoint for a task: gray denoise and dejpeg, colour real and demosaic."""
+    channels = 1 if task in ("denoise", "dejpeg") else 3
+    return ModelConfig(task=task, channels=channels, blocks=32 if task == "demosaic" else 16)
+
+
+def released_keys(config: ModelConfig) -> dict[str, list[str]]:
+    """Our tensors' names -> the authors': several where ours is theirs one after the other, head by head."""
+    half = config.blocks // 2
+    middle = f"body.{half}"  # holds the stages and the ResBlocks between them
+    between = [f"{middle}.RBS{s + 1}.{i}" for s in range(config.stages - 1) for i in range(config.stage_blocks)]
+    after = range(half + 1, config.blocks + 1)
+    blocks = [*(f"body.{i}" for i in range(half)), *between, *(f"body.{i}" for i in after)]
+    layers = {"conv_in": ["head.0"], "conv_body": [f"body.{config.blocks + 1}"], "conv_out": ["tail.0"]}
+    for i, block in enumerate(blocks):
+        layers |= {f"blocks.{i}.conv1": [f"{block}.body.0"], f"blocks.{i}.conv2": [f"{block}.body.2"]}
+    for s in range(config.stages):
+        heads = [f"{middle}.c{s + 1}_{k + 1}" for k in range(config.heads)]
+        layers[f"stages.{s}.merge"] = [f"{middle}.c{s + 1}_c"]
+        for ours, theirs in HEAD.items():
+            layers[f"stages.{s}.{ours}"] = [f"{head}.{layer}" for head in heads for layer in theirs]
+    keys = {f"{ours}.{kind}": [f"{name}.{kind}" for name in theirs]
+            for ours, theirs in layers.items() for kind in ("weight", "bias")}  # fmt: skip
+    return keys | {f"blocks.{i}.activation.weight": [f"{block}.body.1.weight"] for i, block in enumerate(blocks)}
+
+
+def is_unused(key: str) -> bool:
+    """Whether one of the authors' tensors takes part in no computation: a fixed mean shift, and a `W` in every head."""
+    return key.startswith("add_mean.") or key.endswith((".W.weight", ".W.bias"))
+
+
+def convert_released(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    """The authors' state dict in our names, strictly.
+
+    Raises WeightsError for a key that is unknown, missing, or of another shape.
+    """
+    keys = released_keys(config)
+    known, given = {name for names in keys.values() for name in names}, {key for key in state if not is_unused(key)}
+    if unknown := sorted(given - known):
+        raise WeightsError(f"the checkpoint has an unknown key '{unknown[0]}': is it a DAGL {config.task} checkpoint?")
+    if missing := sorted(known - given):
+        more = f" and {len(missing) - 1} more keys" if len(missing) > 1 else ""
+        raise WeightsError(f"the checkpoint lacks '{missing[0]}'{more}: is it a DAGL {config.task} checkpoint?")
+    with torch.device("meta"):
+        wanted = {name: value.shape for name, value in DAGL(config).state_dict().items()}
+    converted = {}
+    for name, shape in wanted.items():
+        theirs = keys[name]
+        part = [shape[0] // len(theirs), *shape[1:]]
+        # the fully connected layers are convolutions here: (D, 784) -> (D, 16, 7, 7)
+        part = [part[0], shape[1:].numel()] if name.endswith(("query.weight", "key.weight")) else part
+        for key in theirs:
+            if list(state[key].shape) != part:
+                raise WeightsError(
+                    f"'{key}' is {tuple(state[key].shape)} in the checkpoint, {tuple(part)} in the model"
+                )
+        converted[name] = torch.cat([state[key] for key in theirs]).reshape(shape)
+    return converted
 
 
 def convert(content: bytes, task: str, target: Path, source: str) -> dict[str, Any]:

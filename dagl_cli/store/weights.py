@@ -11,7 +11,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from . import hub
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Module
 
     from ..nn.model import DAGL
 
@@ -297,7 +298,7 @@ def load(path: Path) -> tuple[DAGL, dict[str, Any]]:
     import torch
     from safetensors.torch import load_file
 
-    from ..nn.model import DAGL, load_strictly
+    from ..nn.model import DAGL
 
     config, info, _ = _header(path)
     try:
@@ -305,8 +306,23 @@ def load(path: Path) -> tuple[DAGL, dict[str, Any]]:
             model = DAGL(config)
     except (RuntimeError, TypeError, ValueError) as error:
         raise WeightsError(f"{path}: its configuration is not a network ({_one_line(error)}): {AGAIN}") from None
-    load_strictly(model, {key: value.float() for key, value in load_file(path).items()}, str(path))
+    state = {key: value.float() for key, value in load_file(path).items()}
+    if problems := misfits(model, state):
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise WeightsError(f"{path} does not fit its own configuration: it {problems[0]}{more}")
+    model.load_state_dict(state, assign=True)  # so that nothing was made on 'meta' for nothing
     return model.eval(), info
+
+
+def misfits(model: Module, state: Mapping[str, Tensor]) -> list[str]:
+    """What `load_state_dict` would not take: names that are missing or unknown, other shapes."""
+    own = model.state_dict()
+    problems = [f"lacks {k}" for k in own if k not in state] + [f"has unknown {k}" for k in state if k not in own]
+    return problems + [
+        f"has {k} of shape {tuple(state[k].shape)}, not {tuple(own[k].shape)}"
+        for k in own
+        if k in state and own[k].shape != state[k].shape
+    ]
 
 
 def _header(path: Path) -> tuple[ModelConfig, dict[str, Any], dict[str, list[int]]]:

@@ -34,7 +34,7 @@ from ..errors import DaglError, UsageError, WeightsError
 from ..files import write
 from ..measuring import metrics
 from ..measuring import report as pages
-from ..nn.model import DAGL, ResBlock, misfits
+from ..nn.model import DAGL, ResBlock
 from ..restoring import tiling
 from ..restoring.device import is_out_of_memory, pick_device
 from ..store import weights
@@ -139,7 +139,7 @@ def _train(
     optimizers = optimizers_for(model, config)
     step, elapsed, skipped = 0, 0.0, 0
     if state:
-        if misfits(model, state["model"]):
+        if weights.misfits(model, state["model"]):
             raise UsageError(
                 f"--output {config.output} holds a run of another version's '{config.variant}', a network of another "
                 "shape: start a new run"

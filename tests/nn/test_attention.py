@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dagl_cli.config import GRAPHS, ModelConfig
-from dagl_cli.nn.attention import fold_patches, reference, same_padding, streaming
+from dagl_cli.nn.attention import exportable, fold_patches, reference, same_padding
 from dagl_cli.nn.model import DAGL, MGFAM
+from dagl_cli.nn.streaming import meetings, streaming
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PATCH_GRAPHS = [g for g in GRAPHS if g != "nonlocal"]
@@ -24,6 +25,25 @@ def tensors(height: int, width: int, stride: int, key_stride: int, seed: int = 0
     keys = -(-height // key_stride) * -(-width // key_stride)
     q, k = random(queries, 5).relu(), random(keys, 5).relu()
     return [q, k, random(2, height, width), 1 + 0.3 * random(queries), 0.3 * random(queries)]
+
+
+def test_the_worked_example() -> None:
+    """The one that opens `streaming`, and the definition: node i is written patch // 2 around the pixel stride * i."""
+    assert meetings(7, 4) == [(range(0, 1), range(0, 1)), (range(1, 4), range(0, 2))]
+    for patch, stride in ((7, 4), (7, 2), (5, 5), (1, 1), (9, 2), (3, 4)):
+        found = {r: set(nodes) for pixels, nodes in meetings(patch, stride) for r in pixels}
+        reach = patch // 2
+        assert found == {
+            r: meet for r in range(stride) if (meet := {d for d in range(-9, 9) if abs(r - stride * d) <= reach})
+        }
+
+
+@pytest.mark.parametrize("graph", PATCH_GRAPHS)
+@pytest.mark.parametrize("size", [(16, 16), (9, 14), (3, 2)])
+@pytest.mark.parametrize("key_stride", [1, 2])
+def test_the_exportable_form_equals_the_reference(graph: str, size: tuple[int, int], key_stride: int) -> None:
+    inputs, options = tensors(*size, 4, key_stride), dict(graph=graph, patch=7, stride=4, key_stride=key_stride)
+    torch.testing.assert_close(exportable(*inputs, **options), reference(*inputs, **options))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("graph", PATCH_GRAPHS)

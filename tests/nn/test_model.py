@@ -7,7 +7,8 @@ import torch
 
 from dagl_cli.config import TASKS, VARIANTS, ModelConfig, model_config, variant_of
 from dagl_cli.errors import UsageError
-from dagl_cli.nn.model import DAGL, released_config
+from dagl_cli.nn.model import DAGL
+from dagl_cli.store.release import released_config
 
 TINY = dict(features=8, blocks=2, stages=1, heads=2, head_features=2, embedding=4, patch=3, stride=2)
 

@@ -1,13 +1,17 @@
 """Our network gives what the authors' released code gives, with the same weights (float64 1e-9, float32 1e-4)."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from helpers import case, checkpoint, network
+from torch import Tensor
 
-from dagl_cli.errors import WeightsError
-from dagl_cli.nn.attention import reference, streaming
-from dagl_cli.nn.model import DAGL, convert_released, released_config
+from dagl_cli.nn.attention import exportable, reference
+from dagl_cli.nn.model import DAGL
+from dagl_cli.nn.streaming import streaming
 from dagl_cli.restoring import tiling
+from dagl_cli.store.release import released_config
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -31,26 +35,12 @@ def test_network(name: str, task: str, dtype: torch.dtype) -> None:
     assert (output - expected).abs().max() <= (1e-9 if dtype == torch.float64 else 1e-4)
 
 
-@pytest.mark.parametrize("attention", [reference, streaming])
+@pytest.mark.parametrize("attention", [reference, exportable, streaming])
 @torch.inference_mode()
-def test_one_head(attention) -> None:
+def test_one_head(attention: Callable[..., Tensor]) -> None:
     given, expected = case("head_24x20")
     heads = network("denoise").stages[1].aggregate(given, attention)
     assert (heads[:, 32:48] - expected).abs().max() <= 1e-9  # body.8.c2_3: the third of four
-
-
-def test_conversion_is_strict() -> None:
-    state = checkpoint("denoise")
-    config = released_config("denoise")
-    missing = {k: v for k, v in state.items() if k != "body.8.c1_2.fc1.0.weight"}
-    with pytest.raises(WeightsError, match=r"stages\.0\.query\.weight"):
-        convert_released(missing, config)
-    with pytest.raises(WeightsError, match=r"unknown key 'body\.99\.weight'"):
-        convert_released(state | {"body.99.weight": torch.zeros(1)}, config)
-    with pytest.raises(WeightsError, match=r"conv_in\.weight"):
-        convert_released(state | {"head.0.weight": torch.zeros(64, 3, 3, 3)}, config)
-    with pytest.raises(WeightsError):
-        convert_released(checkpoint("demosaic"), config)
 
 
 def test_released_parameter_count() -> None:

@@ -20,7 +20,7 @@ from helpers import ROOT, saved, tiny
 from local_hub import COMMIT, Hub, client, environment, outcomes
 
 from dagl_cli.errors import UsageError
-from dagl_cli.store import export, hub
+from dagl_cli.store import card, hub
 
 NAME = "denoise-gray.safetensors"
 
@@ -31,7 +31,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("published")
     saved(folder / NAME, tiny(shift=0.25))
     saved(folder / "denoise-color.safetensors", tiny(channels=3))
-    export.publish(folder)
+    card.publish(folder)
     return folder
 
 

@@ -21,6 +21,7 @@ from typer.testing import CliRunner, Result
 
 from dagl_cli.cli import app
 from dagl_cli.errors import WeightsError
+from dagl_cli.nn.model import DAGL
 from dagl_cli.store import release, weights
 
 
@@ -71,6 +72,32 @@ def test_the_judge_computes_what_the_released_code_computes(task: str) -> None:
     with torch.inference_mode():
         found = release.forward(checkpoint(task), given, 32 if task == "demosaic" else 16)
     assert (found - expected).abs().max() <= 1e-9
+
+
+def test_every_tensor_has_one_place() -> None:
+    """The table names every tensor of our network once, and with the unused ones every key of the checkpoints."""
+    for task in CASES:
+        config = release.released_config(task)
+        keys = release.released_keys(config)
+        theirs = [name for names in keys.values() for name in names]
+        assert keys.keys() == DAGL(config).state_dict().keys()
+        assert len(set(theirs)) == len(theirs)
+        unused = {key for key in checkpoint(task) if release.is_unused(key)}
+        assert set(theirs) | unused == checkpoint(task).keys()
+        assert not set(theirs) & unused
+
+
+def test_conversion_is_strict() -> None:
+    state, config = checkpoint("denoise"), release.released_config("denoise")
+    missing = {k: v for k, v in state.items() if k != "body.8.c1_2.fc1.0.weight"}
+    with pytest.raises(WeightsError, match=r"lacks 'body\.8\.c1_2\.fc1\.0\.weight': is it a DAGL denoise checkpoint"):
+        release.convert_released(missing, config)
+    with pytest.raises(WeightsError, match=r"unknown key 'body\.99\.weight'"):
+        release.convert_released(state | {"body.99.weight": torch.zeros(1)}, config)
+    with pytest.raises(WeightsError, match=r"'head\.0\.weight' is \(64, 3, 3, 3\)"):
+        release.convert_released(state | {"head.0.weight": torch.zeros(64, 3, 3, 3)}, config)
+    with pytest.raises(WeightsError, match=r"unknown key .body\.16"):
+        release.convert_released(checkpoint("demosaic"), config)
 
 
 def test_a_wrong_conversion_is_found(gray: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,9 +25,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dagl_cli.cli import keep_freed_memory
 from dagl_cli.config import Options, model_config
-from dagl_cli.nn.model import DAGL, convert_released, released_config
+from dagl_cli.nn.model import DAGL
 from dagl_cli.restoring import tiling
 from dagl_cli.restoring.restorer import Restorer
+from dagl_cli.store.release import convert_released, released_config
 
 
 def seconds(function, *arguments):  # type: ignore[no-untyped-def]

@@ -1,4 +1,4 @@
-"""What is published of weights: manifest, cards, a folder for the Hub (round trip), ONNX."""
+"""What is published of weights: manifest, cards, a folder for the Hub (round trip)."""
 
 from __future__ import annotations
 
@@ -9,18 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from helpers import ROOT, saved, tiny
 from local_hub import COMMIT, Hub, environment
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 from dagl_cli.cli import app
-from dagl_cli.config import ModelConfig
-from dagl_cli.errors import UsageError, WeightsError
-from dagl_cli.nn.model import DAGL
-from dagl_cli.restoring import tiling
-from dagl_cli.store import export, weights
+from dagl_cli.errors import UsageError
+from dagl_cli.store import card, weights
 
 BENCHMARK = {
     "dataset": "Set12", "task": "denoise", "level": 25.0, "image": None, "variant": None, "method": "ours",
@@ -62,11 +58,11 @@ def test_the_manifest_says_what_the_files_are(tmp_path: Path) -> None:
     assert (entry["training"]["steps"], entry["training"]["minutes"], entry["training"]["device"]) == (7, 2.5, "cuda")
     (row,) = entry["results"]
     assert (row["dataset"], row["level"], row["psnr"], row["ssim"]) == ("Set12", 25.0, 30.1512, 0.8571)
-    card = (tmp_path / "README.md").read_text()
-    assert "| Set12 | 25 | 12 | blend 512, float32 | 20.32 | **30.15** | 0.8571 | 30.93 | 30.80 (NLRN) |" in card
-    assert "7 steps, 2.5 minutes, cuda" in card
-    assert "`dagl train x`" in card
-    assert entry["sha256"] in card
+    text = (tmp_path / "README.md").read_text()
+    assert "| Set12 | 25 | 12 | blend 512, float32 | 20.32 | **30.15** | 0.8571 | 30.93 | 30.80 (NLRN) |" in text
+    assert "7 steps, 2.5 minutes, cuda" in text
+    assert "`dagl train x`" in text
+    assert entry["sha256"] in text
 
 
 def test_the_manifest_forgets_what_was_of_another_file(tmp_path: Path) -> None:
@@ -112,16 +108,16 @@ def test_the_manifest_forgets_what_was_of_another_file(tmp_path: Path) -> None:
 def test_what_is_no_benchmark(content: str, tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text(content)
     with pytest.raises(UsageError, match=r"--results .*b\.json: not an output of `dagl benchmark --json`"):
-        export.read_results([tmp_path / "b.json"])
+        card.read_results([tmp_path / "b.json"])
     with pytest.raises(UsageError, match="Set12 with 3 of its 12 images"):
-        export.read_results([results(tmp_path / "b.json", BENCHMARK | {"images": 3})])
+        card.read_results([results(tmp_path / "b.json", BENCHMARK | {"images": 3})])
     with pytest.raises(UsageError, match="No such file"):
-        export.read_results([tmp_path / "c.json"])
+        card.read_results([tmp_path / "c.json"])
 
 
 def test_the_device_is_not_called_auto(tmp_path: Path) -> None:
     path = saved(tmp_path / "m.safetensors", tiny(), step=7, training={"device": "auto"})
-    assert "device" not in export.entry(path, {}, {}, ())["training"]
+    assert "device" not in card.entry(path, {}, {}, ())["training"]
 
 
 @pytest.mark.parametrize(
@@ -134,7 +130,7 @@ def test_the_device_is_not_called_auto(tmp_path: Path) -> None:
 def test_a_malformed_manifest_is_one_line(change: dict[str, object], tmp_path: Path) -> None:
     """Also one from the Hub, which anybody may have written."""
     path = saved(tmp_path / "m.safetensors", tiny())
-    made = export.manifest([path])
+    made = card.manifest([path])
     made["files"][path.name] |= change
     (tmp_path / "manifest.json").write_text(json.dumps(made))
     for arguments in (["info", path], ["manifest", tmp_path], ["export", tmp_path / "out", "--model", path]):
@@ -145,13 +141,13 @@ def test_a_malformed_manifest_is_one_line(change: dict[str, object], tmp_path: P
 
 def test_the_bundled_cards_are_made_from_the_manifest() -> None:
     manifest = weights.read_manifest(weights.folder() / "manifest.json")
-    card = (weights.folder() / "README.md").read_text(encoding="utf-8")
-    assert card == export.card(manifest), "`dagl weights manifest weights` makes both again"
+    text = (weights.folder() / "README.md").read_text(encoding="utf-8")
+    assert text == card.card(manifest), "`dagl weights manifest weights` makes both again"
     assert set(manifest["files"]) == {path.name for path in weights.bundled()}
     for path in weights.bundled():
         entry = manifest["files"][path.name]
         weights.check(path, entry)
-        assert export.entry(path, {}, entry, ()) == entry
+        assert card.entry(path, {}, entry, ()) == entry
         assert entry["licence"]
         assert entry["training_data"]
 
@@ -211,8 +207,8 @@ def test_the_front_matter(tmp_path: Path) -> None:
         saved(tmp_path / "b.safetensors", tiny("dejpeg")),
     )
     about = {"licence": "MIT", "training_data": "Photos.", "training_sets": ["CID22"]}
-    made = export.manifest([first, second], about, [BENCHMARK | {"model": "denoise-gray"}])
-    data = ModelCard(export.front_matter(made) + export.card(made)).data.to_dict()
+    made = card.manifest([first, second], about, [BENCHMARK | {"model": "denoise-gray"}])
+    data = ModelCard(card.front_matter(made) + card.card(made)).data.to_dict()
     assert (data["library_name"], data["pipeline_tag"], data["license"]) == ("dagl", "image-to-image", "mit")
     assert (data["datasets"], data["metrics"]) == (["CID22"], ["psnr", "ssim"])
     assert {"denoise", "dejpeg"} <= set(data["tags"])
@@ -257,56 +253,6 @@ def test_a_licence_is_not_taken_from_another_folder(tmp_path: Path) -> None:
     result = dagl("export", tmp_path / "own", "--model", second)
     assert "Publish it: hf upload" in result.stderr
     assert "license: cc0-1.0\n" in (tmp_path / "own" / "README.md").read_text()
-
-
-def network(**settings: object) -> DAGL:
-    """Random, with features of some size everywhere, so that all of it shows in the output."""
-    torch.manual_seed(1)
-    return DAGL(ModelConfig(**{"features": 8, "blocks": 2, "head_features": 4, "embedding": 6} | settings))  # type: ignore[arg-type]
-
-
-NETWORKS = {
-    "trunk": dict(scale=2, noise_map=True, activation="relu", stages=0, heads=0),
-    "lite": dict(scale=2, noise_map=True, activation="relu", stages=1, heads=1, key_stride=2),
-    "paper": dict(stage_blocks=1, stages=2, heads=2),
-    "equations": dict(graph="paper", stages=1, heads=1),
-    "u-net": dict(scale=2, outer_blocks=1, stages=1, heads=1, key_stride=2, task="demosaic", channels=3),
-}
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_onnx(name: str, tmp_path: Path) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
-    model = network(**NETWORKS[name])
-    path = saved(tmp_path / "m.safetensors", model)
-    result = dagl("export", tmp_path / "onnx", "--model", path, "--onnx")
-    assert result.exit_code == 0, (result.stderr, result.exception)
-    assert [p.name for p in (tmp_path / "onnx").iterdir()] == ["m.onnx"]
-    session = onnxruntime.InferenceSession(tmp_path / "onnx" / "m.onnx", providers=["CPUExecutionProvider"])
-    about = session.get_modelmeta().custom_metadata_map
-    assert int(about["dagl.multiple"]) == model.config.multiple
-    image = torch.rand(model.config.channels, 70, 90)
-    reference = weights.load(path)[0]
-    level = 25.0 if model.config.noise_map else None
-
-    def by_torch(x: torch.Tensor) -> torch.Tensor:
-        with torch.inference_mode():
-            return reference(x, level)
-
-    def by_onnx(x: torch.Tensor) -> torch.Tensor:
-        inputs = {"image": x.numpy()} | ({"sigma": np.full(len(x), level, np.float32)} if level else {})
-        return torch.from_numpy(session.run(None, inputs)[0])
-
-    tiles = dict(tile=48, overlap=16, multiple=int(about["dagl.multiple"]))
-    expected, found = (tiling.overlap_blend(run, image, **tiles) for run in (by_torch, by_onnx))
-    assert (found - expected).abs().max() < 1e-4, "an edge at its threshold may fall to either side"
-    assert (expected - image).abs().max() > 1e-3, "the network does something"
-
-
-def test_onnx_of_what_has_none(tmp_path: Path) -> None:
-    path = saved(tmp_path / "m.safetensors", network(graph="nonlocal", stages=1, heads=1))
-    with pytest.raises(WeightsError, match="graph 'nonlocal' has no ONNX export"):
-        export.onnx(path, tmp_path / "m.onnx")
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

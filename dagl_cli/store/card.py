@@ -1,15 +1,13 @@
-"""What is published of weight files: the manifest and the card beside them, a folder for the Hub, and ONNX."""
+"""What is published of weight files: the manifest and the card beside them, and a folder for the Hub."""
 
 from __future__ import annotations
 
 import json
 import re
 import shutil
-import types
-import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filelock import FileLock
 
@@ -20,14 +18,8 @@ from ..files import replacing, write
 from ..measuring import datasets
 from . import weights
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ..nn.model import DAGL
-
 CARD = "README.md"
 CONFIG = "config.json"
-OPSET = 18
 RESULT_KEYS = (
     "dataset", "level", "images", "input_psnr", "input_ssim", "psnr", "ssim", "published", "protocol", "degradation",
     "rounding", "ssim_window", "seed", "tiling", "tile", "overlap", "ensemble", "device", "precision", "version",
@@ -368,104 +360,3 @@ def _beside(paths: Sequence[Path]) -> dict[str, Any]:
     }
     sets = list(dict.fromkeys(name for about in abouts for name in about.get("training_sets", ())))
     return agreed | ({"training_sets": sets} if sets else {}) | {"files": files}
-
-
-def exportable_attention(
-    q: Tensor, k: Tensor, v: Tensor, gamma: Tensor, beta: Tensor, *,
-    graph: str, patch: int, stride: int, key_stride: int,
-) -> Tensor:  # fmt: skip
-    """`attention.reference` in operations that ONNX has for sizes that are not known: patches are cut out and put
-    together by convolutions with a one at one place. The same arguments and result.
-    """
-    import torch
-    import torch.nn.functional as F
-
-    from ..nn.attention import edge_weights
-
-    batch, heads, channels, height, width = v.shape
-    cut = torch.eye(patch * patch, dtype=v.dtype).view(patch * patch, 1, patch, patch)
-    s = q @ k.transpose(-1, -2)
-    alpha = edge_weights(s, s.mean(-1), gamma, beta, graph)
-    values = F.conv2d(v.reshape(-1, 1, height, width), cut, stride=key_stride, padding=patch // 2)
-    values = values.reshape(batch, heads, channels * patch * patch, -1)
-    out = (alpha @ values.transpose(-1, -2)).transpose(-1, -2)  # (B, K, C * 49, L)
-    rows, columns = (height + stride - 1) // stride, (width + stride - 1) // stride
-
-    def fold(x: Tensor) -> Tensor:
-        x = x.reshape(-1, patch * patch, rows, columns)
-        return F.conv_transpose2d(x, cut, stride=stride, padding=patch // 2, output_padding=stride - 1)
-
-    count = fold(torch.ones_like(out[:1, :1, : patch * patch])).clamp_min(1)
-    return (fold(out) / count)[..., :height, :width].reshape(batch, heads, channels, height, width)
-
-
-def onnx(path: Path, target: Path) -> float:
-    """Write a weight file's network as ONNX, and check it against PyTorch through ONNX Runtime at two sizes.
-
-    Inputs: `image` (batch, channels, height, width) float32 in [0, 1], any sizes, for demosaicing the three-channel
-    GRBG mosaic; `sigma` (batch,) on the 0-255 scale, for models with a noise map. Output: `restored`, the same shape,
-    not clipped. The tiles around it are the caller's; metadata says how (`dagl.tile`, `dagl.overlap`, `dagl.multiple`).
-    Returns the largest difference found. Raises WeightsError for a network that cannot be had, or that differs.
-    """
-    try:
-        import onnx as onnx_format
-        import onnxruntime
-    except ImportError as error:
-        raise UsageError(f"--onnx needs {error.name}: pip install 'dagl[onnx]'") from None
-    import torch
-
-    model, info = weights.load(path)
-    c = model.config
-    if c.graph == "nonlocal":
-        raise WeightsError(f"{path}: graph 'nonlocal' has no ONNX export: its cost depends on the size in Python code")
-    for stage in model.stages:
-        stage.forward = types.MethodType(_forward_exportable, stage)
-    names = ["image", "sigma"] if c.noise_map else ["image"]
-    size = {0: "batch", 2: "height", 3: "width"}
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(target) as temporary:
-            with warnings.catch_warnings(), torch.inference_mode():
-                warnings.simplefilter("ignore")  # the tracer's; what it made is checked below
-                torch.onnx.export(
-                    model, _inputs(model, 1, 48, 64), str(temporary), input_names=names, output_names=["restored"],
-                    opset_version=OPSET, dynamo=False,  # the newer exporter fails on the symbolic sizes of the graph
-                    dynamic_axes={"image": size, "restored": size, "sigma": {0: "batch"}},
-                )  # fmt: skip
-            made = onnx_format.load(temporary)
-            about = {
-                "dagl.version": __version__, "dagl.config": json.dumps(c.to_dict()), "dagl.task": c.task,
-                "dagl.weights": f"{path.name} {weights.sha256(path)}", "dagl.tile": c.tile[0],
-                "dagl.overlap": c.tile[1], "dagl.multiple": c.multiple,
-                "dagl.licence": info.get("licence", "see the weights' card"),
-                "dagl.pixels": "image in [0, 1], clip restored; cut tiles at multiples of dagl.multiple",
-            }  # fmt: skip
-            onnx_format.helper.set_model_props(made, {key: str(value) for key, value in about.items()})
-            onnx_format.checker.check_model(made)
-            onnx_format.save(made, temporary)
-            reference, _ = weights.load(path)
-            session = onnxruntime.InferenceSession(temporary, providers=["CPUExecutionProvider"])
-            difference = 0.0
-            for height, width in ((64, 48), (75, 90)):
-                inputs = _inputs(model, 2, height, width)
-                found = session.run(None, {name: value.numpy() for name, value in zip(names, inputs)})[0]
-                with torch.inference_mode():
-                    difference = max(difference, float((torch.from_numpy(found) - reference(*inputs)).abs().max()))
-            if not difference <= 1e-4:
-                raise WeightsError(
-                    f"{path}: the ONNX network differs from PyTorch by {difference:.1e}: please report this"
-                )
-    except OSError as error:
-        raise DaglError(f"{target}: {error.strerror}: choose another folder, or make room") from None
-    return difference
-
-
-def _forward_exportable(stage: Any, x: Tensor) -> Tensor:
-    return x + stage.merge(stage.aggregate(x, exportable_attention))
-
-
-def _inputs(model: DAGL, batch: int, height: int, width: int) -> tuple[Tensor, ...]:
-    import torch
-
-    image = torch.rand(batch, model.config.channels, height, width, generator=torch.Generator().manual_seed(0))
-    return (image, torch.linspace(10, 40, batch)) if model.config.noise_map else (image,)

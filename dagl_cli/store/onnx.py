@@ -1,0 +1,88 @@
+"""A weight file's network as ONNX, for other programs."""
+
+from __future__ import annotations
+
+import json
+import types
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .. import __version__
+from ..errors import DaglError, UsageError, WeightsError
+from ..files import replacing
+from ..nn.attention import exportable
+from ..nn.model import DAGL, MGFAM
+from . import weights
+
+OPSET = 18
+
+
+def export(path: Path, target: Path) -> float:
+    """Write a weight file's network as ONNX, and check it against PyTorch through ONNX Runtime at two sizes.
+
+    Inputs: `image` (batch, channels, height, width) float32 in [0, 1], any sizes, for demosaicing the three-channel
+    GRBG mosaic; `sigma` (batch,) on the 0-255 scale, for models with a noise map. Output: `restored`, the same shape,
+    not clipped. The tiles around it are the caller's; metadata says how (`dagl.tile`, `dagl.overlap`, `dagl.multiple`).
+    Returns the largest difference found. Raises WeightsError for a network that cannot be had, or that differs.
+    """
+    try:
+        import onnx
+        import onnxruntime
+    except ImportError as error:
+        raise UsageError(f"--onnx needs {error.name}: pip install 'dagl[onnx]'") from None
+    model, info = weights.load(path)
+    c = model.config
+    if c.graph == "nonlocal":
+        raise WeightsError(f"{path}: graph 'nonlocal' has no ONNX export: its cost depends on the size in Python code")
+    for stage in model.stages:
+        stage.forward = types.MethodType(_forward_exportable, stage)
+    names = ["image", "sigma"] if c.noise_map else ["image"]
+    size = {0: "batch", 2: "height", 3: "width"}
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target) as temporary:
+            with warnings.catch_warnings(), torch.inference_mode():
+                warnings.simplefilter("ignore")  # the tracer's; what it made is checked below
+                torch.onnx.export(
+                    model, _inputs(model, 1, 48, 64), str(temporary), input_names=names, output_names=["restored"],
+                    opset_version=OPSET, dynamo=False,  # the newer exporter fails on the symbolic sizes of the graph
+                    dynamic_axes={"image": size, "restored": size, "sigma": {0: "batch"}},
+                )  # fmt: skip
+            made = onnx.load(temporary)
+            about = {
+                "dagl.version": __version__, "dagl.config": json.dumps(c.to_dict()), "dagl.task": c.task,
+                "dagl.weights": f"{path.name} {weights.sha256(path)}", "dagl.tile": c.tile[0],
+                "dagl.overlap": c.tile[1], "dagl.multiple": c.multiple,
+                "dagl.licence": info.get("licence", "see the weights' card"),
+                "dagl.pixels": "image in [0, 1], clip restored; cut tiles at multiples of dagl.multiple",
+            }  # fmt: skip
+            onnx.helper.set_model_props(made, {key: str(value) for key, value in about.items()})
+            onnx.checker.check_model(made)
+            onnx.save(made, temporary)
+            reference, _ = weights.load(path)
+            session = onnxruntime.InferenceSession(temporary, providers=["CPUExecutionProvider"])
+            difference = 0.0
+            for height, width in ((64, 48), (75, 90)):
+                inputs = _inputs(model, 2, height, width)
+                found = session.run(None, {name: value.numpy() for name, value in zip(names, inputs)})[0]
+                with torch.inference_mode():
+                    difference = max(difference, float((torch.from_numpy(found) - reference(*inputs)).abs().max()))
+            if not difference <= 1e-4:
+                raise WeightsError(
+                    f"{path}: the ONNX network differs from PyTorch by {difference:.1e}: please report this"
+                )
+    except OSError as error:
+        raise DaglError(f"{target}: {error.strerror}: choose another folder, or make room") from None
+    return difference
+
+
+def _forward_exportable(stage: MGFAM, x: Tensor) -> Tensor:
+    return x + stage.merge(stage.aggregate(x, exportable))
+
+
+def _inputs(model: DAGL, batch: int, height: int, width: int) -> tuple[Tensor, ...]:
+    image = torch.rand(batch, model.config.channels, height, width, generator=torch.Generator().manual_seed(0))
+    return (image, torch.linspace(10, 40, batch)) if model.config.noise_map else (image,)
