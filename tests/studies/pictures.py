@@ -17,6 +17,7 @@ from torch import Tensor
 
 import dagl_cli
 from dagl_cli import degrade
+from dagl_cli.config import PAPER_PATTERN
 from dagl_cli.measuring.metrics import psnr
 
 DATA = Path(__file__).parents[1] / "data"
@@ -55,7 +56,7 @@ def pairs() -> dict[str, tuple[np.ndarray | None, np.ndarray, np.ndarray]]:
         "denoise": (clean, noisy, restored(noisy, "denoise", sigma=25)),
         "real": (None, camera, restored(camera, "real")),
         "dejpeg": (clean, blocky, restored(blocky, "dejpeg")),
-        "demosaic": (clean, mosaic, restored(mosaic, "demosaic", pattern=degrade.PAPER_PATTERN)),
+        "demosaic": (clean, mosaic, restored(mosaic, "demosaic", pattern=PAPER_PATTERN)),
     }
 
 
