@@ -452,7 +452,7 @@ def test_peak_memory_is_of_the_image_at_hand(sets: Path):
         (["--dataset", "Toy", "--task", "demosaic"], "needs a colour one"),
         (["--dataset", "Toy", "--task", "real"], "no benchmark"),
         (["--dataset", "Toy", "--protocol", "own"], "--protocol own"),
-        (["--dataset", "Toy", "--tiling", "own"], "choose blend, whole or chop"),
+        (["--dataset", "Toy", "--tiling", "own"], "choose one of blend, whole, chop"),
         (["--dataset", "Toy", "--sigma", 99], "--sigma 99"),
         (["--dataset", "Toy", "--sigma", "nan"], "--sigma nan"),
         (["--dataset", "Toy", "--quality", 10], "--quality for --task dejpeg"),

@@ -8,27 +8,39 @@ import numpy as np
 import pytest
 from helpers import shared
 from PIL import Image, ImageDraw
+from PIL.JpegImagePlugin import JpegImageFile
 
 from dagl_cli.restoring.estimate import estimate_jpeg_quality, estimate_sigma
+
+
+def sigma_of(pixels: np.ndarray) -> float:
+    found = estimate_sigma(pixels)
+    assert found is not None
+    return found
+
+
+def tables(file: bytes) -> dict[int, list[int]]:
+    with JpegImageFile(io.BytesIO(file)) as image:
+        return dict(image.quantization)
 
 
 @pytest.mark.parametrize("clipped", [False, True])
 @pytest.mark.parametrize("sigma", [10, 25, 50])
 @pytest.mark.parametrize(("dataset", "mode"), [("Kodak24", "RGB"), ("BSD68", "L")])
-def test_estimate_sigma_is_close_on_average(dataset: str, mode: str, sigma: int, clipped: bool):
+def test_estimate_sigma_is_close_on_average(dataset: str, mode: str, sigma: int, clipped: bool) -> None:
     errors = []
     for path in sorted(shared(f"testsets/{dataset}").glob("*.png"))[::6]:
         clean = np.asarray(Image.open(path).convert(mode), np.float32) / 255
         noisy = clean + np.random.default_rng(0).normal(0, sigma / 255, clean.shape).astype(np.float32)
         if clipped:
             noisy = np.clip(np.round(noisy * 255), 0, 255).astype(np.float32) / 255
-        errors.append(abs(estimate_sigma(noisy) - sigma) / sigma)
+        errors.append(abs(sigma_of(noisy) - sigma) / sigma)
     assert np.mean(errors) < (0.08 if sigma == 10 else 0.03)
 
 
-def test_estimate_sigma_is_low_on_clean_photographs():
+def test_estimate_sigma_is_low_on_clean_photographs() -> None:
     estimates = [
-        estimate_sigma(np.asarray(Image.open(path).convert("L"), np.float32) / 255)
+        sigma_of(np.asarray(Image.open(path).convert("L"), np.float32) / 255)
         for path in sorted(shared("testsets/BSD68").glob("*.png"))[::6]
     ]
     assert np.median(estimates) < 2.5
@@ -36,25 +48,25 @@ def test_estimate_sigma_is_low_on_clean_photographs():
 
 @pytest.mark.parametrize("sigma", [0, 1, 5, 20, 60])
 @pytest.mark.parametrize("shape", [(16, 200), (40, 40, 1), (70, 90, 3), (900, 1200)])
-def test_estimate_sigma_of_noise_on_a_slope(shape: tuple[int, ...], sigma: int):
+def test_estimate_sigma_of_noise_on_a_slope(shape: tuple[int, ...], sigma: int) -> None:
     slope = np.linspace(0.3, 0.7, shape[1]).reshape(-1, *[1] * (len(shape) - 2))
     noisy = slope + np.random.default_rng(1).normal(0, sigma / 255, shape)
     assert estimate_sigma(noisy.astype(np.float32)) == pytest.approx(sigma, rel=0.15, abs=0.01)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (1, 500, 1), (7, 7), (8, 8, 3)])
-def test_estimate_sigma_takes_any_size(shape: tuple[int, ...]):
+def test_estimate_sigma_takes_any_size(shape: tuple[int, ...]) -> None:
     assert estimate_sigma(np.full(shape, 0.5, np.float32)) == (0.0 if min(shape[:2]) >= 8 else None)
 
 
-def test_estimate_sigma_sees_no_noise_in_a_drawing():
+def test_estimate_sigma_sees_no_noise_in_a_drawing() -> None:
     page = np.ones((300, 400), np.float32)
     page[40:60, 30:350:3] = page[100:200, 50:52] = 0
     assert estimate_sigma(page) == 0.0
 
 
 @pytest.mark.parametrize("pitch", [12, 20])
-def test_estimate_sigma_tells_a_page_from_noise_on_a_page(pitch: int):
+def test_estimate_sigma_tells_a_page_from_noise_on_a_page(pitch: int) -> None:
     page = Image.new("L", (400, 400), 255)
     for row in range(4, 390, pitch):
         ImageDraw.Draw(page).text((4, row), "Rest: the quick brown fox jumps over the lazy dog, twice; 0123456789")
@@ -68,7 +80,7 @@ def test_estimate_sigma_tells_a_page_from_noise_on_a_page(pitch: int):
 
 @pytest.mark.parametrize("end", [0, 1])
 @pytest.mark.parametrize("beyond", [-1.0, -0.5, 0.0, 0.2])
-def test_estimate_sigma_of_noise_that_was_clipped(end: int, beyond: float):
+def test_estimate_sigma_of_noise_that_was_clipped(end: int, beyond: float) -> None:
     """An even picture whose level is so many standard deviations beyond black or white."""
     sigma = 20
     level = end + beyond * sigma / 255 * (1 if end else -1)
@@ -77,35 +89,35 @@ def test_estimate_sigma_of_noise_that_was_clipped(end: int, beyond: float):
 
 
 @pytest.mark.parametrize("bars", [0.3, 0.7])
-def test_estimate_sigma_looks_past_even_bars(bars: float):
+def test_estimate_sigma_looks_past_even_bars(bars: float) -> None:
     noisy = 0.5 + np.random.default_rng(0).normal(0, 20 / 255, (300, 400)).astype(np.float32)
     noisy[:, : round(400 * bars)] = 0
     assert estimate_sigma(noisy) == pytest.approx(20, rel=0.1)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_estimate_jpeg_quality_is_exact_for_standard_tables(mode: str):
+def test_estimate_jpeg_quality_is_exact_for_standard_tables(mode: str) -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)).convert(mode)
     for quality in range(1, 101):
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=quality)
-        assert estimate_jpeg_quality(Image.open(buffer).quantization) == quality
+        assert estimate_jpeg_quality(tables(buffer.getvalue())) == quality
 
 
-def test_estimate_jpeg_quality_reads_the_authors_files():
+def test_estimate_jpeg_quality_reads_the_authors_files() -> None:
     for quality in (10, 20, 30, 40):
-        with Image.open(shared(f"testsets/Classic5/lr_{quality}/lena.jpeg")) as image:
-            assert estimate_jpeg_quality(image.quantization) == quality
+        path = shared(f"testsets/Classic5/lr_{quality}/lena.jpeg")
+        assert estimate_jpeg_quality(tables(path.read_bytes())) == quality
 
 
-def test_estimate_jpeg_quality_of_other_tables_is_the_nearest():
+def test_estimate_jpeg_quality_of_other_tables_is_the_nearest() -> None:
     # Annex K's luminance table, row 0, is 16 11 10 16 24 40 51 61: quality 50 by definition.
     buffer = io.BytesIO()
     Image.new("L", (8, 8)).save(buffer, "JPEG", quality=50)
-    standard = Image.open(buffer).quantization[0]
+    standard = tables(buffer.getvalue())[0]
     assert list(standard[:8]) == [16, 11, 10, 16, 24, 40, 51, 61]
     assert estimate_jpeg_quality({0: [step + 1 for step in standard]}) in range(46, 50)
-    flat = [estimate_jpeg_quality({0: [step] * 64, 1: [step] * 64}) for step in (200, 60, 17, 5, 1)]
+    flat = [estimate_jpeg_quality({0: [step] * 64, 1: [step] * 64}) or 0 for step in (200, 60, 17, 5, 1)]
     assert flat == sorted(set(flat))  # finer steps, higher quality
     assert flat[-1] == 100
     assert estimate_jpeg_quality({2: standard}) == 50
