@@ -38,7 +38,7 @@ from ..nn.model import DAGL, ResBlock
 from ..restoring import tiling
 from ..restoring.device import is_out_of_memory, pick_device
 from ..store import weights
-from . import muon, presets
+from . import camera, muon, presets
 from .photos import Crops, Photos, load_photos
 from .presets import TrainConfig
 
@@ -662,7 +662,7 @@ class Log:
 
 def validation_pairs(photos: Photos, task: str, sigma: float) -> list[tuple[Tensor, Tensor, float | None]]:
     """(degraded, clean, sigma) of the held-out photos' centres, 192x192, one fixed degradation each."""
-    pairs = []
+    pairs: list[tuple[Tensor, Tensor, float | None]] = []
     for pixels in photos.images:
         top, left = ((s - min(192, s)) // 2 // 2 * 2 for s in pixels.shape[:2])
         pixels = pixels[top : top + 192, left : left + 192]
@@ -674,7 +674,8 @@ def validation_pairs(photos: Photos, task: str, sigma: float) -> list[tuple[Tens
         elif task == "demosaic":
             degraded = degrade.bayer_mosaic(clean)
         elif task == "real":
-            degraded = degrade.camera_noise(clean, 0.004, 1e-4, generator=torch.Generator().manual_seed(1))
+            noisy, clean = (x[None] for x in camera.noisy_pair(clean[0], np.random.default_rng(len(pairs))))
+            degraded, level = noisy, 255 * float((noisy - clean).square().mean().sqrt())
         else:
             level, degraded = sigma, degrade.paper_noise(clean, sigma)
         pairs.append((degraded, clean, level))

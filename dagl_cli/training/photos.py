@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from .. import degrade
 from .. import images as image
-from ..config import BAYER_PATTERNS
 from ..errors import ImageError, UsageError
 from ..files import visible
 from ..measuring.datasets import known_images, known_pictures
+from . import camera
 
 HELD_OUT = 8
 """Photos that are decoded for validation."""
@@ -211,7 +211,7 @@ class Crops(Dataset[tuple[Tensor, ...]]):
         batch: crops per step, of all processes together.
         rows: which of them this process makes.
         sigma: the noise level for denoise; None: uniform in 0-75.
-        sigma_error: half of the levels that `degraded` gives are off by up to this share, either way.
+        sigma_error: half of the levels that `degraded` gives (real: the noise's RMS) are off by up to this share.
     """
 
     def __init__(
@@ -243,7 +243,7 @@ class Crops(Dataset[tuple[Tensor, ...]]):
         clean = (self._slice if self.store.device.type == "cpu" else self._gather)(photo, top, left, turn)
         if self.task == "dejpeg":
             return self._compressed(clean, random)
-        return self._photographed(clean, random) if self.task == "real" else (clean,)
+        return self._photographed(clean, step) if self.task == "real" else (clean,)
 
     def degraded(self, levels: tuple[Tensor, ...], step: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """degraded (B, C, size, size), clean (the same), sigma (B,) or None; float32, range [0, 1].
@@ -251,11 +251,15 @@ class Crops(Dataset[tuple[Tensor, ...]]):
         levels: batch `step`, on any device.
         """
         clean, *encoded = (self._to_float(t) for t in levels)
-        if encoded:
+        if self.task == "dejpeg":
             return encoded[0], clean, None
         if self.task == "demosaic":
             return degrade.bayer_mosaic(clean), clean, None
         generator = self._generator(step, clean.device)
+        if self.task == "real":
+            chance = torch.rand(2, self.batch, generator=generator, device=clean.device)[:, self.rows]
+            level = 255 * (encoded[0] - clean).square().mean((1, 2, 3)).sqrt()
+            return encoded[0], clean, level * self._told(*chance)
         # noise for the whole batch, so that the rows get the same whatever the number of processes
         noise = torch.randn(self.batch, *clean.shape[1:], generator=generator, device=clean.device)[self.rows]
         chance = torch.rand(4, self.batch, generator=generator, device=clean.device)[:, self.rows]
@@ -264,8 +268,11 @@ class Crops(Dataset[tuple[Tensor, ...]]):
         if self.sigma is None:  # a quarter as an 8-bit file would have it
             file = (noisy.clamp(0, 1) * 255).round() / 255
             noisy = torch.where((chance[1] < 0.25).view(-1, 1, 1, 1), file, noisy)
-        error = torch.where(chance[2] < 0.5, self.sigma_error * (2 * chance[3] - 1), 0)
-        return noisy, clean, sigma * (1 + error)
+        return noisy, clean, sigma * self._told(chance[2], chance[3])
+
+    def _told(self, half: Tensor, chance: Tensor) -> Tensor:
+        """What the levels given are times the true ones: half are off by up to `sigma_error`. Both uniform in 0-1."""
+        return 1 + torch.where(half < 0.5, self.sigma_error * (2 * chance - 1), 0)
 
     def ahead(self, start: int, workers: int = 0) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
         """(step, levels) from step `start` on, endlessly; worker processes keep four batches ahead each."""
@@ -337,31 +344,11 @@ class Crops(Dataset[tuple[Tensor, ...]]):
         clean, compressed = (torch.from_numpy(np.stack(part)) for part in zip(*pairs))
         return clean, compressed
 
-    def _photographed(self, clean: Tensor, random: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Crops and what a camera at a random ISO setting would have saved of them, as 8-bit files.
-
-        `degrade.camera_noise` with random levels; each batch has one Bayer pattern, in half of them a white balance
-        (Brooks et al., CVPR 2019, section 3.1: red 1.9-2.4, blue 1.5-1.9) and in half a tone curve. Half of the files
-        are JPEGs of quality 75-98.
-        """
-        n = self.batch
-        generator = torch.Generator().manual_seed(int(random.integers(2**62)))
-        shot, read = degrade.camera_noise_levels(n, generator)
-        gains = None
-        if random.random() < 0.5:
-            low, high = torch.tensor([1.9, 1.0, 1.5]), torch.tensor([2.4, 1.0, 1.9])
-            gains = (low + (high - low) * torch.rand(n, 3, generator=generator)).view(n, 3, 1, 1)
-        tone = random.random() < 0.5
-        pattern = BAYER_PATTERNS[random.integers(4)]
-        quality, subsampled = random.integers(75, 99, n), random.random(n) < 0.5
-        x = self._to_float(clean)
-        whole = x
-        if len(x) < n:  # the noise of a row is the same whichever process makes it
-            whole = x.new_zeros(n, *x.shape[1:])
-            whole[self.rows] = x
-        noisy = degrade.camera_noise(whole, shot, read, pattern, generator, gains=gains, tone=tone)[self.rows]
-        files = (noisy * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
-        for row, i in enumerate(range(n)[self.rows]):
-            if i % 2 == 0:
-                files[row] = degrade.jpeg(files[row], int(quality[i]), "4:2:0" if subsampled[i] else "4:4:4")
-        return clean, torch.from_numpy(files)
+    def _photographed(self, scenes: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """What a camera would have saved of the crops without and with noise: `camera.noisy_pair`, as 8-bit files."""
+        pairs = []
+        for scene, i in zip(self._to_float(scenes), range(self.batch)[self.rows]):
+            noisy, clean = camera.noisy_pair(scene, np.random.default_rng([self.seed, step, i]))
+            pairs.append([(x * 255).round().byte().permute(1, 2, 0) for x in (clean, noisy)])
+        clean, noisy = (torch.stack(part).contiguous() for part in zip(*pairs))
+        return clean, noisy
