@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..degrade import BAYER_PATTERNS, bayer_masks, jpeg
+from ..config import BAYER_PATTERNS
+from ..degrade import bayer_masks, jpeg
 
 Random = np.random.Generator
 

@@ -7,7 +7,8 @@ import pytest
 import scipy.ndimage
 import torch
 
-from dagl_cli.degrade import BAYER_PATTERNS, bayer_masks
+from dagl_cli.config import BAYER_PATTERNS
+from dagl_cli.degrade import bayer_masks
 from dagl_cli.training import camera
 
 PLAIN = dataclasses.replace(
