@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from .config import PAPER_PATTERN, check_pattern
+from .images.colour import srgb_decode, srgb_encode
 
 
 def paper_noise(x: Tensor, sigma: float, seed: int = 1) -> Tensor:
@@ -72,7 +73,7 @@ def camera_noise(
     Raises UsageError for an unknown pattern.
     """
     flat = 0.5 - ((1 - 2 * x.clamp(0, 1)).asin() / 3).sin() if tone else x
-    linear = torch.where(flat <= 0.04045, flat / 12.92, ((flat.clamp(min=0) + 0.055) / 1.055) ** 2.4)
+    linear = srgb_decode(flat)
     # Two pixels more on each side keep the pattern's phase and give the borders measured neighbours.
     light = F.pad(linear if gains is None else linear / gains, (2, 2, 2, 2), mode="replicate")  # (B, 3, H + 4, W + 4)
     masks = bayer_masks(light.shape[-2], light.shape[-1], pattern).to(x.device)
@@ -83,7 +84,7 @@ def camera_noise(
     kernel = torch.stack([square, cross, square])[:, None].to(x)  # (3, 1, 3, 3)
     spread = F.conv2d(noise, kernel, groups=3)[..., 1:-1, 1:-1]  # (B, 3, H, W)
     linear = (linear + (spread if gains is None else spread * gains)).clamp(0, 1)
-    gamma = torch.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear.clamp(min=1e-8) ** (1 / 2.4) - 0.055)
+    gamma = srgb_encode(linear)
     return gamma.square() * (3 - 2 * gamma) if tone else gamma
 
 

@@ -14,7 +14,8 @@ PACKAGE = Path(dagl_cli.__file__).parent
 LAYERS = [
     "errors files",
     "config",
-    "degrade images",
+    "images",
+    "degrade",
     "nn",
     "store",
     "restoring",

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DaglError, ImageError
+from .colour import srgb_decode, srgb_encode
 
 SUFFIXES = frozenset({
     ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dng", ".erf", ".fff", ".iiq", ".kdc", ".mef", ".mos", ".mrw", ".nef",
@@ -99,20 +100,9 @@ def develop(demosaiced: np.ndarray, raw: Raw) -> np.ndarray:
     matrix = raw.matrix.T.astype(np.float32)
     picture = np.empty(demosaiced.shape, np.float32)
     for row in range(0, len(picture), 256):  # bounds the memory for copies
-        picture[row : row + 256] = srgb_encode(srgb_decode(demosaiced[row : row + 256]) @ matrix)
+        picture[row : row + 256] = srgb_encode(np.clip(srgb_decode(demosaiced[row : row + 256]) @ matrix, 0, 1))
     picture = picture[:: -1 if raw.flip & 2 else 1, :: -1 if raw.flip & 1 else 1]
     return picture.swapaxes(0, 1) if raw.flip & 4 else picture
-
-
-def srgb_encode(light: np.ndarray) -> np.ndarray:
-    """Linear light -> sRGB's code, both clipped to [0, 1] (IEC 61966-2-1)."""
-    light = np.clip(light, 0, 1)
-    return np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
-
-
-def srgb_decode(code: np.ndarray) -> np.ndarray:
-    """sRGB's code in [0, 1] -> linear light (IEC 61966-2-1)."""
-    return np.where(code <= 0.04045, code / 12.92, ((code + 0.055) / 1.055) ** 2.4)
 
 
 def _check(file: Any, max_pixels: int) -> None:
@@ -122,7 +112,7 @@ def _check(file: Any, max_pixels: int) -> None:
     sizes = file.sizes
     if sizes.width * sizes.height > max_pixels:
         size = f"{sizes.width}x{sizes.height} = {sizes.width * sizes.height:,} pixels"
-        raise ImageError(f"{size} are more than the limit of {max_pixels:,}: raise --max-pixels if this is no mistake")
+        raise ImageError(f"{size} are more than the limit of {max_pixels:,}: raise `max_pixels` if this is no mistake")
     cell = file.raw_pattern
     if file.raw_type != RawType.Flat or cell is None:
         raise ImageError("its pixels have all colours already (Foveon, linear DNG, sRAW) or none: use a raw converter")
@@ -152,7 +142,7 @@ def _read(file: Any) -> Raw:
     mosaic = np.empty(samples.shape, np.float32)
     for (row, column), colour in np.ndenumerate(file.raw_pattern):
         light = (np.arange(2**16) - black[colour]) / (white[colour] - black[colour]) * gains[colour]
-        mosaic[row::2, column::2] = srgb_encode(light).astype(np.float32)[samples[row::2, column::2]]
+        mosaic[row::2, column::2] = srgb_encode(np.clip(light, 0, 1)).astype(np.float32)[samples[row::2, column::2]]
     matrix, colours = _matrix(file)
     clipped = 100 * np.count_nonzero(mosaic == 1) / mosaic.size
     summary = f"{_pattern(file)}, white balance {balance}, {colours}, {clipped:.1f} % of the samples are white"

@@ -42,8 +42,6 @@ class Case:
     """A picture that was read."""
 
     picture: images.Image
-    data: bytes
-    """The file that it was read from."""
     pixels: np.ndarray
     """What a network is to see: (H, W, C), one channel where all are equal."""
     pattern: str
@@ -115,7 +113,7 @@ class FileRestorer:
         restorer = self.restorer(case.pixels.shape[-1])
         if isinstance(target, Path):
             _make_folder(target.parent)
-        images.check_target(case.picture, target, overwrite=overwrite)
+        images.check_target(case.picture, target, overwrite=overwrite, strip_metadata=self.strip_metadata)
         try:
             finding = self._examine(case, restorer.config)
             outcome = Outcome("restored", finding.sigma, finding.quality, restorer.name, finding.note)
@@ -129,7 +127,9 @@ class FileRestorer:
             if not is_out_of_memory(error):
                 raise
             raise DaglError("out of memory: close other programs, or make the image smaller") from None
-        images.write(result, target, strip_metadata=self.strip_metadata, overwrite=overwrite)
+        notes = images.write(result, target, strip_metadata=self.strip_metadata, overwrite=overwrite)
+        if not isinstance(result, bytes):  # what was left out of the file
+            outcome.note = "; ".join(filter(None, [outcome.note, *case.picture.notes, *notes])) or None
         return outcome
 
     def _read(self, source: Path | bytes, name: str | None) -> Case:
@@ -137,19 +137,17 @@ class FileRestorer:
         if isinstance(source, Path) and raw.is_raw_path(source):
             if self.task != "demosaic":
                 raise ImageError(f"{source} is a camera raw file: run `dagl demosaic` on it first")
-            data, negative = b"", raw.read(source, max_pixels=self.max_pixels)
+            negative = raw.read(source, max_pixels=self.max_pixels)
             picture = images.Image(negative.mosaic[..., None], depth=16, format=images.SUFFIXES[raw.RESULT_SUFFIX])
             picture = replace(picture, exif=images.raw_exif(source), icc=images.srgb_profile())
         else:
-            data = source if isinstance(source, bytes) else images.content(source)
-            picture = images.read(data, name=name or (None if isinstance(source, bytes) else str(source)),
-                                  max_pixels=self.max_pixels)  # fmt: skip
+            picture = images.read(source, name=name, max_pixels=self.max_pixels)
         if self.task == "demosaic" and picture.orientation != 1:
             raise DaglError(f"a mosaic with EXIF orientation {picture.orientation} is turned: save it without that tag")
         pixels = picture.pixels
         if self.task != "demosaic" and is_gray(pixels):
             pixels = pixels[..., :1]
-        return Case(picture, data, pixels, negative.pattern if negative else self.pattern, negative)
+        return Case(picture, pixels, negative.pattern if negative else self.pattern, negative)
 
     def _examine(self, case: Case, config: ModelConfig) -> Finding:
         """What the picture needs from a model."""
@@ -184,7 +182,7 @@ class FileRestorer:
     def _unchanged(self, case: Case, target: Path | BinaryIO) -> images.Image | bytes:
         """The file itself where that is possible: no JPEG is encoded again for nothing."""
         same_format = not isinstance(target, Path) or images.SUFFIXES[target.suffix.lower()] == case.picture.format
-        return case.data if same_format and not self.strip_metadata else case.picture
+        return case.picture.encoded if same_format and not self.strip_metadata else case.picture
 
 
 def _make_folder(folder: Path) -> None:

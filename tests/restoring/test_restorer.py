@@ -214,7 +214,7 @@ def test_nothing_needed_passes_a_jpeg_on_byte_for_byte(tmp_path):
     assert np.array_equal(levels_of(tmp_path / "out.png"), levels_of(source))
     FileRestorer("dejpeg", strip_metadata=True)(source, tmp_path / "bare.jpg")
     assert image.read(tmp_path / "bare.jpg").exif is None
-    with pytest.raises(ImageError, match="--overwrite"):
+    with pytest.raises(ImageError, match="`overwrite`"):
         FileRestorer("dejpeg")(source, tmp_path / "out.jpg")
 
 
@@ -316,7 +316,7 @@ def test_a_target_that_cannot_be_written_is_refused_before_the_work(tmp_path, mo
     ):
         with pytest.raises(ImageError, match=reason):
             FileRestorer("dejpeg")(deep, tmp_path / target)
-    with pytest.raises(ImageError, match="--overwrite"):
+    with pytest.raises(ImageError, match="`overwrite`"):
         FileRestorer("dejpeg")(deep, deep)
     assert list(tmp_path.iterdir()) == [deep]
 

@@ -1,0 +1,44 @@
+"""BMP, through Pillow."""
+
+from __future__ import annotations
+
+import io
+import struct
+from contextlib import suppress
+from fractions import Fraction
+
+import numpy as np
+import PIL.Image
+from PIL.BmpImagePlugin import BmpImageFile
+
+from ..errors import ImageError
+from .image import Metadata, Resolution, check_size
+
+_MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB", "RGBA": "RGBA"}
+
+
+def decode(data: bytes, max_pixels: int) -> tuple[np.ndarray, Metadata]:
+    """Levels, (H, W) or (H, W, C) uint8, and the rest. Raises ImageError."""
+    metadata = Metadata()
+    with BmpImageFile(io.BytesIO(data)) as file:  # not `PIL.Image.open`, which has its own, global, pixel limit
+        check_size(file.width, file.height, max_pixels)
+        if file.mode not in _MODES:
+            raise ImageError(f"its colours are {file.mode}: convert it to RGB or gray")
+        levels = np.asarray(file.convert(_MODES[file.mode]))
+    with suppress(struct.error):
+        header, x, y = *struct.unpack_from("<I", data, 14), *struct.unpack_from("<ii", data, 38)
+        if header >= 40 and x > 0 and y > 0:  # in pixels per metre
+            metadata.resolution = Resolution(Fraction(x, 100), Fraction(y, 100), "cm").to("inch")
+        if header >= 124 and data[70:74] == b"DEBM":  # "MBED", little-endian: an embedded profile
+            offset, length = struct.unpack_from("<II", data, 14 + 112)
+            metadata.icc = data[14 + offset : 14 + offset + length] or None
+    return levels, metadata
+
+
+def encode(levels: np.ndarray, metadata: Metadata) -> bytes:
+    """levels: (H, W) or (H, W, 3) uint8."""
+    buffer = io.BytesIO()
+    resolution = metadata.resolution.to("inch") if metadata.resolution else None
+    dpi = {"dpi": tuple(map(float, resolution[:2]))} if resolution and resolution.unit == "inch" else {}
+    PIL.Image.fromarray(levels).save(buffer, "BMP", **dpi)
+    return buffer.getvalue()

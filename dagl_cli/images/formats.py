@@ -1,0 +1,79 @@
+"""The table of formats: what each is called, how it is known, read and written, and what it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import ImageError
+from . import bmp, jpeg, png, tiff, webp
+from .image import Metadata
+
+
+@dataclass(frozen=True)
+class Format:
+    """One row of the table."""
+
+    suffixes: tuple[str, ...]
+    """In lower case; the first is the usual one."""
+    signatures: tuple[bytes, ...]
+    """What its files begin with; a full stop stands for any byte."""
+    decode: Callable[[bytes, int], tuple[np.ndarray, Metadata]]
+    """A file's bytes and the largest number of pixels -> (H, W) or (H, W, C) levels, alpha last, and the rest."""
+    encode: Callable[[np.ndarray, Metadata], bytes | memoryview]
+    """Levels and the rest -> a file's bytes."""
+    keeps: frozenset[str]
+    """Fields of `Metadata` that its files can hold."""
+    depths: tuple[int, ...] = (8,)
+    alpha: bool = True
+    gray: bool = True
+    longest_side: int = 2**31 - 1
+    longest_block: int = 2**32 - 1
+    """Bytes of EXIF or XMP."""
+
+
+_ALL = frozenset({"icc", "exif", "xmp", "resolution"})
+
+FORMATS = {
+    "PNG": Format(
+        (".png",), (b"\x89PNG\r\n\x1a\n",), png.decode, png.encode, _ALL | {"png_text"}, depths=(8, 16),
+    ),
+    "JPEG": Format(
+        (".jpg", ".jpeg", ".jpe", ".jfif"), (b"\xff\xd8\xff",), jpeg.decode, jpeg.encode, _ALL | {"jpeg_segments"},
+        alpha=False, longest_side=65500, longest_block=65500,
+    ),
+    "TIFF": Format(
+        (".tif", ".tiff"), (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), tiff.decode, tiff.encode, _ALL | {"tiff"},
+        depths=(8, 16),
+    ),
+    "BMP": Format((".bmp", ".dib"), (b"BM",), bmp.decode, bmp.encode, frozenset({"resolution"}), alpha=False),
+    "WEBP": Format((".webp",), (b"RIFF....WEBP",), webp.decode, webp.encode, _ALL, gray=False, longest_side=16383),
+}  # fmt: skip
+SUFFIXES = {suffix: name for name, format in FORMATS.items() for suffix in format.suffixes}
+"""What `write` makes of a file name (in lower case). `read` looks at the content instead."""
+NAMES = "PNG, JPEG, TIFF, BMP or WebP"
+"""For messages."""
+_UNREAD = {b"GIF8": "GIF"}
+"""Signatures of what is worth naming in a refusal."""
+
+
+def is_image_path(path: Path | str) -> bool:
+    """Whether the name ends like an image that dagl can write (and read)."""
+    return Path(path).suffix.lower() in SUFFIXES
+
+
+def format_of(head: bytes) -> str:
+    """The format of a file by its first 16 bytes or more. Raises ImageError."""
+    if not head:
+        raise ImageError("it is empty (0 bytes): get an intact copy of it")
+    for name, format in FORMATS.items():
+        for signature in format.signatures:
+            if len(head) >= len(signature) and all(s in (b, ord(".")) for s, b in zip(signature, head)):
+                return name
+    for signature, name in _UNREAD.items():
+        if head.startswith(signature):
+            raise ImageError(f"{name} is not supported: convert it to PNG")
+    raise ImageError(f"it is not a {NAMES} image: convert it to one")

@@ -1,0 +1,88 @@
+"""What dagl holds in memory: one picture and everything that is written back with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..errors import ImageError
+
+
+class Resolution(NamedTuple):
+    """Pixels per unit of length."""
+
+    x: Fraction
+    y: Fraction
+    unit: str
+    """'inch', 'cm', or 'none': then the two only say how x and y relate, or a program's own text has the unit."""
+
+    def to(self, unit: str) -> Resolution:
+        """In another unit of length. What has no unit keeps none."""
+        if self.unit in (unit, "none"):
+            return self
+        factor = Fraction(100, 254) if unit == "cm" else Fraction(254, 100)
+        return Resolution(self.x * factor, self.y * factor, unit)
+
+
+@dataclass(kw_only=True, eq=False)
+class Metadata:
+    """What a file says beside its pixels."""
+
+    icc: bytes | None = None
+    exif: bytes | None = None
+    """A TIFF structure without the 'Exif' prefix. In an `Image` its orientation is 1."""
+    xmp: bytes | None = None
+    resolution: Resolution | None = None
+    jpeg_tables: dict[int, list[int]] | None = None
+    """Quantization tables of a JPEG input (Pillow's `quantization`); the encoder's quality can be read from them."""
+    png_colours: list[tuple[bytes, bytes]] = field(default_factory=list)
+    """(type, content) of a PNG input's gAMA, cHRM, sRGB and cICP chunks; written to PNG only."""
+    png_text: list[tuple[bytes, bytes]] = field(default_factory=list)
+    """(type, content) of a PNG input's tEXt, zTXt and iTXt chunks, but for XMP; written to PNG only."""
+    tiff: dict[str, Any] = field(default_factory=dict)
+    """How a TIFF input is stored, as arguments of `tifffile.imwrite`; used for TIFF only."""
+    jpeg_segments: bytes = b""
+    """The Photoshop (IPTC) and comment segments of a JPEG input, markers included; written to JPEG only."""
+    notes: list[str] = field(default_factory=list)
+    """What of the file was left out and why, a line each: 'its pHYs chunk is malformed: left out'."""
+
+
+@dataclass(eq=False)
+class Image(Metadata):
+    """One picture, upright, with everything that is written back with it."""
+
+    pixels: np.ndarray
+    """(H, W, C) float32 in [0, 1]; C is 1 (gray) or 3 (RGB). Not premultiplied with alpha."""
+    alpha: np.ndarray | None = None
+    """(H, W) uint8 or uint16, as `depth` says. Passes through untouched."""
+    depth: int = 8
+    """Bits per sample, 8 or 16."""
+    format: str = "PNG"
+    """The file's kind: a name in `FORMATS`."""
+    orientation: int = 1
+    """EXIF orientation that the file had, applied to pixels and alpha by `read`. `write` does not use it."""
+    encoded: bytes = field(default=b"", repr=False)
+    """The file as it was read, once: who wants to copy it copies what was looked at."""
+
+
+def check_size(width: int, height: int, max_pixels: int) -> None:
+    """Raises ImageError. To be asked of a file's header, before anything is decoded."""
+    if width <= 0 or height <= 0:
+        raise ImageError(f"it has no pixels ({width}x{height})")
+    if width * height > max_pixels:
+        size = f"{width}x{height} = {width * height:,} pixels"
+        raise ImageError(f"{size} are more than the limit of {max_pixels:,}: raise `max_pixels` if this is no mistake")
+
+
+def refuse_frames(count: int) -> None:
+    """Raises ImageError for more than one."""
+    if count > 1:
+        many = f"{count:,}" if count < MANY_FRAMES else f"{MANY_FRAMES:,} or more"
+        raise ImageError(f"it has {many} frames or pages, and all but one would be lost: split it into single images")
+
+
+MANY_FRAMES = 1000
+"""Frames are not counted further."""

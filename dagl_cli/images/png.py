@@ -1,0 +1,157 @@
+"""PNG (W3C PNG specification, third edition). Pixels go through libpng, chunks are ours.
+
+Pillow reads 16-bit colour as 8-bit and says nothing, and libpng prints its complaints about chunks, so it sees only
+those that the pixels need.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from fractions import Fraction
+
+import imagecodecs
+import numpy as np
+
+from ..errors import ImageError
+from .image import Metadata, Resolution, check_size, refuse_frames
+
+_BITS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+"""Colour types: gray, RGB, palette, gray with alpha, RGB with alpha -> the bit depths they come in."""
+_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+_COLOURS = (b"cHRM", b"gAMA", b"sRGB", b"cICP")
+_TEXT = (b"tEXt", b"zTXt", b"iTXt")
+_ONCE = (b"iCCP", b"eXIf", b"pHYs", b"acTL", *_COLOURS)
+_XMP_KEYWORD = b"XML:com.adobe.xmp"
+_EXIF_KEYWORD = b"Raw profile type exif"
+_MOST_INFLATED = 1 << 26
+"""Bytes: no ICC profile or text is longer, so a small file cannot fill the memory through one."""
+_MOST_CHUNKS = 1_000_000
+
+
+def decode(data: bytes, max_pixels: int) -> tuple[np.ndarray, Metadata]:
+    """Levels, (H, W) or (H, W, C) uint8 or uint16, and the rest. Raises ImageError."""
+    metadata = Metadata()
+    essential: list[bytes | memoryview] = [data[:8]]
+    seen: set[bytes] = set()
+    for kind, content, chunk in _chunks(data):
+        if kind in _PIXELS:
+            essential.append(chunk)
+        if kind == b"IHDR":
+            _check_header(bytes(content), max_pixels)
+        elif kind not in _PIXELS:
+            intact = zlib.crc32(chunk[4:-4]) == struct.unpack(">I", chunk[-4:])[0]
+            try:
+                if not intact or kind in seen:
+                    raise ValueError
+                _understand(kind, bytes(content), metadata, seen)
+            except (ValueError, IndexError, struct.error, zlib.error):
+                name = kind.decode("ascii", "backslashreplace")
+                metadata.notes.append(
+                    f"its {name} chunk is {'malformed' if kind not in seen else 'there twice'}: left out"
+                )
+    return imagecodecs.png_decode(b"".join(essential)), metadata
+
+
+def _check_header(content: bytes, max_pixels: int) -> None:
+    width, height, bits, colours, *methods, interlace = struct.unpack(">IIBBBBB", content)
+    check_size(width, height, max_pixels)
+    if bits not in _BITS.get(colours, ()) or any(methods) or interlace > 1:
+        raise ImageError("it is damaged (its header makes no sense): get an intact copy of it")
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, memoryview]]:
+    """(type, content, whole chunk) of each, to the end that every complete PNG has.
+
+    The checksums of those that the pixels need are right.
+    """
+    position, kind = 8, b""
+    view = memoryview(data)
+    for _ in range(_MOST_CHUNKS):
+        if kind == b"IEND":
+            return
+        if position + 12 > len(data):
+            raise ImageError("it is truncated: get a complete copy of it")
+        length, kind = struct.unpack_from(">I4s", data, position)
+        chunk = view[position : position + 12 + length]
+        if len(chunk) < 12 + length:
+            raise ImageError("it is truncated: get a complete copy of it")
+        if (kind in _PIXELS or kind[:1].isupper()) and zlib.crc32(chunk[4:-4]) != struct.unpack(">I", chunk[-4:])[0]:
+            raise ImageError("it is damaged (a checksum is wrong): get an intact copy of it")
+        yield kind, chunk[8:-4], chunk
+        position += 12 + length
+    raise ImageError("it is damaged (over a million chunks): get an intact copy of it")
+
+
+def _understand(kind: bytes, content: bytes, metadata: Metadata, seen: set[bytes]) -> None:
+    """What a chunk says goes where it goes in other formats too. Raises ValueError and others for malformed ones."""
+    keyword, separator, text = content.partition(b"\0")
+    if kind == b"acTL":
+        refuse_frames(struct.unpack_from(">I", content)[0])
+    elif kind == b"iCCP":
+        if not separator or text[:1] != b"\0":
+            raise ValueError
+        metadata.icc = _inflate(text[1:])
+    elif kind == b"eXIf":
+        metadata.exif = content
+    elif kind == b"pHYs":
+        x, y, unit = struct.unpack(">IIB", content)
+        if x and y and (unit == 1 or x != y):
+            scale = Fraction(254, 10000) if unit == 1 else 1
+            metadata.resolution = Resolution(Fraction(x) * scale, Fraction(y) * scale, "inch" if unit == 1 else "none")
+    elif kind in _TEXT:
+        if not separator:
+            raise ValueError
+        if kind == b"iTXt" and keyword == _XMP_KEYWORD:
+            packet = text[2:].split(b"\0", 2)[2]
+            packet = _inflate(packet) if text[0] else packet
+            metadata.xmp = metadata.xmp or packet
+        elif keyword == _EXIF_KEYWORD:
+            lines = (_inflate(text[1:]) if kind == b"zTXt" else text).split(b"\n")[3:]
+            metadata.exif = metadata.exif or bytes.fromhex(b"".join(lines).decode("ascii"))
+        else:
+            metadata.png_text.append((kind, content))
+    elif kind in _COLOURS:
+        metadata.png_colours.append((kind, content))
+    if kind in _ONCE:
+        seen.add(kind)
+
+
+def _inflate(data: bytes) -> bytes:
+    inflater = zlib.decompressobj()
+    inflated = inflater.decompress(data, _MOST_INFLATED)
+    if not inflater.eof:
+        raise ValueError("truncated, or too long to be true")
+    return inflated
+
+
+def encode(levels: np.ndarray, metadata: Metadata) -> bytes:
+    """levels: (H, W) or (H, W, C) uint8 or uint16."""
+    chunks = metadata.png_colours + metadata.png_text
+    if metadata.icc:
+        chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(metadata.icc)))
+    if metadata.exif:
+        chunks.append((b"eXIf", metadata.exif))
+    if metadata.xmp:
+        chunks.append((b"iTXt", _XMP_KEYWORD + b"\0\0\0\0\0" + metadata.xmp))
+    if metadata.resolution:
+        chunks.append((b"pHYs", _density(metadata.resolution)))
+    filtered = levels.nbytes + len(levels)  # a byte more for each row
+    # by default the buffer is too small for narrow images; this is over zlib's bound and the chunks' own bytes
+    png = imagecodecs.png_encode(levels, out=filtered + filtered // 6 + 4096)
+    header = 8 + 25  # signature, IHDR
+    extra = [
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in chunks
+    ]
+    return b"".join([png[:header], *extra, memoryview(png)[header:]])
+
+
+def _density(resolution: Resolution) -> bytes:
+    """In pixels per metre; without a unit, as whole numbers of the same relation."""
+    if resolution.unit == "none":
+        relation = (resolution.x / resolution.y).limit_denominator(2**31 - 1)
+        return struct.pack(">IIB", relation.numerator, relation.denominator, 0)
+    x, y = (min(2**31 - 1, max(1, round(v * 100))) for v in resolution.to("cm")[:2])
+    return struct.pack(">IIB", x, y, 1)

@@ -1,0 +1,189 @@
+"""TIFF and BigTIFF. Pixels go through tifffile and imagecodecs, directories are also read by us (`exif`).
+
+Pillow reads 16-bit colour as 8-bit and says nothing.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import re
+import struct
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import tifffile
+
+from ..errors import ImageError
+from . import exif
+from .headers import IN_TIFF
+from .image import Metadata, check_size, refuse_frames
+
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
+RAW_REMEDY = "give its path, with its own suffix (.dng, .nef ...), to `dagl demosaic`"
+_KEPT = {"NONE": None, "LZW": "lzw", "PACKBITS": "packbits", "ZSTD": "zstd"}
+"""Compressions that a result keeps. Any other becomes deflate, which is lossless and read everywhere."""
+_ICC, _XMP, _DNG_VERSION = 34675, 700, 50706
+_PLAIN = {"NONE", "LZW", "PACKBITS", "ADOBE_DEFLATE", "DEFLATE", "LZMA", "ZSTD", "CCITTRLE", "CCITTFAX3", "CCITTFAX4"}
+"""Compressions of bytes, which tifffile stops at the size of a strip or tile."""
+_LARGE_TILE = 1 << 24
+_PADDING = 16
+"""Pixels that codecs may fill up a side with, to whole blocks."""
+_REDUCED = 1
+"""The bit of NewSubfileType (tag 254) that says: a smaller copy of another page."""
+
+_IMAGEJ_COUNT = re.compile(rb"^images=(\d{1,9})\s*$", re.MULTILINE)
+"""ImageJ's large stacks have one directory for all images."""
+
+
+def decode(data: bytes, max_pixels: int) -> tuple[np.ndarray, Metadata]:
+    """Levels, (H, W) or (H, W, C) uint8 or uint16, and the rest. Raises ImageError."""
+    structure = exif.Tiff.of(data)
+    if not structure:
+        raise ImageError("it is damaged (its header makes no sense): get an intact copy of it")
+    number, position = _only_page(structure)
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        page: Any = file.pages[number]
+        check_size(page.imagewidth, page.imagelength, max_pixels)
+        alpha = _check(page)
+        _check_segments(page, data, max_pixels)
+        levels = _levels(page, alpha)
+        compression = _KEPT.get(page.compression.name, "zlib")
+    kept = "unspecified" if alpha == "UNSPECIFIED" else "unassalpha"
+    metadata = Metadata(tiff={"compression": compression, "extrasamples": kept})
+    metadata.exif = exif.of_tiff(structure, position)
+    metadata.resolution = exif.resolution(structure, position)
+    for tag, entry in structure.directory(position, {_ICC, _XMP}).items():
+        setattr(metadata, "icc" if tag == _ICC else "xmp", entry.data)
+    if structure.lost:
+        metadata.notes.append(exif.note(structure.lost))
+    return levels, metadata
+
+
+def _only_page(structure: exif.Tiff) -> tuple[int, int]:
+    """Number and position of the one directory that is no preview. Raises ImageError for several, or none."""
+    positions = structure.pages()
+    full = [number for number, position in enumerate(positions) if not _is_reduced(structure, position)]
+    refuse_frames(len(full))
+    if not full:
+        raise ImageError(f"it holds only a preview, as camera raw files do: {RAW_REMEDY}")
+    position = positions[full[0]]
+    description = structure.directory(position, {270}).get(270)
+    if description and description.data.startswith(b"ImageJ=") and (many := _IMAGEJ_COUNT.search(description.data)):
+        refuse_frames(int(many[1]))
+    return full[0], position
+
+
+def _is_reduced(structure: exif.Tiff, position: int) -> bool:
+    with suppress(struct.error, KeyError, ValueError, ArithmeticError):
+        kind = structure.directory(position, {254})[254]
+        return bool(int(kind.numbers(structure.order)[0]) & _REDUCED)
+    return False
+
+
+def _check(page: Any) -> str | None:
+    """Refuses what would lose information. Returns the kind of the alpha channel, if there is one."""
+    bits, colours = page.bitspersample, page.photometric.name
+    if colours == "CFA" and _DNG_VERSION in page.tags:
+        raise ImageError(f"it is a camera raw file: {RAW_REMEDY}")
+    if page.sampleformat != 1 or not isinstance(bits, int) or not 1 <= bits <= 16:
+        kind = {2: "signed", 3: "floating-point"}.get(page.sampleformat, "integer")
+        raise ImageError(f"its samples are {bits}-bit {kind}: convert it to 16-bit unsigned integers")
+    readable = colours == "YCBCR" and page.compression.name == "JPEG"
+    readable |= colours == "CFA" and page.samplesperpixel == 1
+    if colours not in ("MINISBLACK", "MINISWHITE", "PALETTE", "RGB") and not readable:
+        raise ImageError(f"its colours are {colours}: convert it to RGB or gray")
+    extra = page.samplesperpixel - (3 if colours in ("RGB", "YCBCR") else 1)
+    if page.axes not in ("YX", "YXS", "SYX") or extra not in (0, 1) or (extra and colours == "PALETTE"):
+        raise ImageError(f"{page.samplesperpixel} channels are not supported: convert it to RGB or gray")
+    if extra and bits not in (8, 16):
+        raise ImageError(f"{bits}-bit samples with alpha are not supported: convert it to 16-bit")
+    kind = page.extrasamples[0].name if page.extrasamples else "UNSPECIFIED"
+    if extra and page.samplesperpixel == 2 and kind == "UNSPECIFIED":
+        raise ImageError("its two channels are two pictures, and neither is an alpha channel: save each as one file")
+    return kind if extra else None
+
+
+def _check_segments(page: Any, data: bytes, max_pixels: int) -> None:
+    """Refuses what would take more memory than the page's size tells: codecs have sizes of their own."""
+    compression = page.compression.name
+    if compression not in _PLAIN and compression not in IN_TIFF:
+        raise ImageError(f"its compression is {compression}, which dagl does not read: save it with deflate")
+    width, height = (page.tilewidth, page.tilelength) if page.is_tiled else (page.imagewidth, page.rowsperstrip)
+    if page.is_tiled:
+        check_size(width, height, max(max_pixels, _LARGE_TILE))
+    if len(page.dataoffsets) < math.prod(page.chunked) or 0 in page.databytecounts:
+        raise ImageError("it is incomplete (parts have no data): get a complete copy of it")
+    size_of = IN_TIFF.get(compression)
+    for offset, count in zip(page.dataoffsets, page.databytecounts):
+        if offset + count > len(data):
+            raise ImageError("it is truncated: get a complete copy of it")
+        if size_of:
+            size = size_of(data[offset : offset + count])
+            if not size:
+                raise ImageError(f"its {compression} data is damaged: get an intact copy of it")
+            if size[0] > width + _PADDING or size[1] > height + _PADDING or size[2] > max(3, page.samplesperpixel):
+                raise ImageError(f"its {compression} data is {size[0]}x{size[1]}, more than it should be")
+
+
+def _levels(page: Any, alpha: str | None) -> np.ndarray:
+    """(H, W) or (H, W, C) uint8 or uint16: palette, inversion, odd depths and premultiplication undone."""
+    levels = page.asarray()
+    if page.axes == "SYX":
+        levels = np.moveaxis(levels, 0, -1)
+    bits, colours = page.bitspersample, page.photometric.name
+    if colours == "PALETTE":
+        levels, bits = (page.colormap >> 8).astype(np.uint8).T[levels], 8
+    if colours == "MINISWHITE":
+        levels = levels.astype(np.uint16)
+        gray = levels[..., :1] if alpha else levels
+        np.subtract(2**bits - 1, gray, out=gray)
+    depth = 8 if bits <= 8 else 16
+    if bits != depth:
+        levels = np.rint(levels * ((2**depth - 1) / (2**bits - 1)))
+    levels = levels.astype(np.uint8 if depth == 8 else np.uint16, copy=False)
+    return _unpremultiplied(levels) if alpha == "ASSOCALPHA" else levels
+
+
+def _unpremultiplied(levels: np.ndarray) -> np.ndarray:
+    """(H, W, C + 1) unsigned, with the colour divided by alpha, the last channel."""
+    top = np.iinfo(levels.dtype).max
+    alpha = levels[..., -1:].astype(np.float32)
+    colour = levels[..., :-1] * (top / np.maximum(alpha, 1))
+    return np.concatenate([np.rint(np.minimum(colour, top)).astype(levels.dtype), levels[..., -1:]], -1)
+
+
+def encode(levels: np.ndarray, metadata: Metadata) -> memoryview:
+    """levels: (H, W) or (H, W, C) uint8 or uint16. EXIF tags that cannot be kept are added to the metadata's notes."""
+    compression = metadata.tiff.get("compression", "zlib")
+    options: dict[str, Any] = {"compression": compression}
+    if compression in ("lzw", "zlib", "zstd"):
+        options["predictor"] = True
+    if levels.ndim == 3:
+        options["planarconfig"] = "contig"
+    if levels.ndim == 3 and levels.shape[2] % 2 == 0:
+        options["extrasamples"] = [metadata.tiff.get("extrasamples", "unassalpha")]
+    if metadata.resolution:
+        x, y, unit = metadata.resolution
+        units = {"none": "NONE", "inch": "INCH", "cm": "CENTIMETER"}
+        options |= {"resolution": tuple(v.limit_denominator(2**16).as_integer_ratio() for v in (x, y))}
+        options["resolutionunit"] = units[unit]
+    if metadata.xmp:
+        options["extratags"] = [(_XMP, "B", len(metadata.xmp), metadata.xmp, True)]
+    buffer = io.BytesIO()
+    tifffile.imwrite(
+        buffer,
+        levels,
+        byteorder="<",
+        photometric="rgb" if levels.ndim == 3 and levels.shape[2] > 2 else "minisblack",
+        iccprofile=metadata.icc,
+        metadata=None,
+        software=False,
+        **options,
+    )
+    if metadata.exif and (lost := exif.add_to_tiff(buffer, metadata.exif)):
+        metadata.notes.append(exif.note(lost))
+    return buffer.getbuffer()

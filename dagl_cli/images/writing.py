@@ -1,0 +1,164 @@
+"""An `Image` to a file."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from .. import files
+from ..errors import ImageError, one_line
+from .formats import FORMATS, SUFFIXES
+from .image import Image, Metadata
+from .reading import quiet
+
+_REMEDIES = {
+    errno.ENOSPC: ": free some space",
+    errno.EACCES: ": choose a folder you may write to",
+    errno.EROFS: ": choose a folder you may write to",
+}
+_CONTENTS = {
+    "icc": "ICC profile", "exif": "EXIF", "xmp": "XMP", "resolution": "resolution", "png_text": "text of PNG's",
+    "jpeg_segments": "IPTC or comments",
+}  # fmt: skip
+"""Fields of `Metadata`, as messages call them."""
+
+
+def write(
+    image: Image | bytes,
+    target: Path | str | BinaryIO,
+    *,
+    format: str | None = None,
+    strip_metadata: bool = False,
+    overwrite: bool = False,
+) -> list[str]:
+    """Writes a file, all of it or nothing, or writes its bytes to an open binary stream.
+
+    Levels are clipped and rounded to nearest. JPEG is quality 95 without chroma subsampling, so that a restored
+    image gets no new artifacts; WebP is lossless; TIFF keeps its compression if that is lossless.
+
+    Not kept: thumbnails and further pictures; PNG text in other formats; Photoshop and IPTC blocks and comments,
+    except from JPEG to JPEG; tags of a TIFF that are neither EXIF nor XMP nor ICC; EXIF, XMP and ICC in BMP.
+
+    image: what to encode; or the bytes of a file, which are written as they are.
+    target: a path, whose folder exists. The data goes to a temporary file beside it, which is then renamed.
+    format: a name in `FORMATS`; by default the target's suffix decides, for a stream `image.format`.
+    strip_metadata: leaves out EXIF, XMP, IPTC, text and resolution. What defines the colours (ICC) always stays.
+    overwrite: without it an existing target is an error, even if it appears at the last moment.
+    Returns what the format could not keep, a line each.
+    Raises ImageError: the format cannot hold the bit depth or the alpha channel, the pixels are not finite, the
+    target exists, or the system refuses to write.
+    """
+    notes: list[str] = []
+    with _write_errors(target):
+        data: bytes | memoryview
+        if isinstance(image, bytes):
+            data = image
+        else:
+            format = _checked_format(image, target, format, overwrite, strip_metadata)
+            with quiet():
+                data = _encode(image, format, strip_metadata, notes)
+        if isinstance(target, (str, Path)):
+            files.write(Path(target), data, overwrite=overwrite)
+        else:
+            target.write(data)
+    return notes
+
+
+def check_target(
+    image: Image, target: Path | str | BinaryIO, *, overwrite: bool = False, strip_metadata: bool = False
+) -> None:
+    """Raises now what `write` would raise for this image's format, depth, alpha or size, or for this target."""
+    with _write_errors(target):
+        _checked_format(image, target, None, overwrite, strip_metadata)
+
+
+@contextmanager
+def _write_errors(target: Path | str | BinaryIO) -> Iterator[None]:
+    """Turns every failure into one ImageError that names the target."""
+    name = str(target if isinstance(target, (str, Path)) else getattr(target, "name", "the stream"))
+    try:
+        yield
+    except ImageError as error:
+        raise ImageError(f"cannot write {name}: {error}") from None
+    except FileExistsError as error:
+        raise ImageError(f"cannot write {name}: it exists: use `overwrite` to replace it") from error
+    except OSError as error:
+        raise ImageError(f"cannot write {name}: {one_line(error)}{_REMEDIES.get(error.errno or 0, '')}") from error
+    except MemoryError as error:
+        raise ImageError(f"cannot write {name}: it does not fit into memory: make it smaller") from error
+    except Exception as error:
+        raise ImageError(f"cannot write {name}: {one_line(error)}: choose .png or .tif") from error
+
+
+def _checked_format(
+    image: Image, target: Path | str | BinaryIO, name: str | None, overwrite: bool, strip_metadata: bool
+) -> str:
+    """The format to write, if target and format can take the image. `files.write` checks again without a race."""
+    if isinstance(target, (str, Path)):
+        path = Path(target)
+        if path.is_dir():
+            raise ImageError("it is a folder: name a file")
+        if not path.parent.is_dir():
+            raise ImageError(f"the folder {path.parent} does not exist: create it first")
+        if not overwrite and os.path.lexists(path):
+            raise FileExistsError
+        name = name or SUFFIXES.get(path.suffix.lower(), path.suffix)
+    name = name if name is not None else image.format
+    if name not in FORMATS:
+        raise ImageError(f"'{name}' is not a format that dagl writes: choose one of {', '.join(SUFFIXES)}")
+    format = FORMATS[name]
+    if image.depth not in format.depths:
+        raise ImageError(f"the image has {image.depth} bits per sample and {name} holds 8: choose .png or .tif")
+    if image.alpha is not None and not format.alpha:
+        raise ImageError(f"the image has an alpha channel and {name} holds none: choose .png, .tif or .webp")
+    if max(image.pixels.shape[:2]) > format.longest_side:
+        raise ImageError(f"{name} holds at most {format.longest_side} pixels a side: choose .png or .tif")
+    if not strip_metadata and max(len(image.exif or b""), len(image.xmp or b"")) > format.longest_block:
+        raise ImageError(f"its EXIF or XMP is too long for {name}: choose .png or .tif, or give `strip_metadata`")
+    return name
+
+
+def _encode(image: Image, name: str, strip_metadata: bool, notes: list[str]) -> bytes | memoryview:
+    levels = _levels(image)
+    metadata = Metadata(icc=image.icc, tiff=image.tiff, png_colours=image.png_colours)
+    if not strip_metadata:
+        metadata = Metadata(**{f.name: getattr(image, f.name) for f in fields(Metadata) if f.name != "notes"})
+    format = FORMATS[name]
+    if levels.shape[2] < 3 and not format.gray:
+        levels = np.concatenate([levels[..., :1]] * 3 + [levels[..., 1:]], 2)
+    if metadata.icc and levels.shape[2] >= 3 and metadata.icc[16:20] == b"GRAY":  # says nothing about RGB
+        metadata.icc = None
+    lost = [what for field, what in _CONTENTS.items() if field not in format.keeps and getattr(metadata, field)]
+    if lost:
+        notes.append(f"{name} holds no {' and no '.join(lost)}: left out")
+    data = format.encode(levels[..., 0] if levels.shape[2] == 1 else levels, metadata)
+    notes += metadata.notes
+    return data
+
+
+def _levels(image: Image) -> np.ndarray:
+    """The image as a file holds it: (H, W, C) uint8 or uint16, alpha last. Rounded, not truncated."""
+    pixels, top = image.pixels, 2**image.depth - 1
+    dtype = np.uint8 if image.depth == 8 else np.uint16
+    if image.depth not in (8, 16) or pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or pixels.size == 0:
+        raise ImageError(f"pixels of shape {pixels.shape} at {image.depth} bits are not an image")
+    if image.alpha is not None and (image.alpha.shape != pixels.shape[:2] or image.alpha.dtype != dtype):
+        raise ImageError(
+            f"alpha is {image.alpha.dtype} {image.alpha.shape}: it must be {image.depth}-bit {pixels.shape[:2]}"
+        )
+    if not (np.isfinite(pixels.min()) and np.isfinite(pixels.max())):
+        raise ImageError("the result has values that are not numbers: try `precision` fp32, and report this")
+    levels = np.empty((*pixels.shape[:2], pixels.shape[2] + (image.alpha is not None)), dtype)
+    for row in range(0, len(pixels), 256):  # bounds the memory for float copies
+        band = np.clip(pixels[row : row + 256], 0, 1) * np.float32(top)
+        levels[row : row + 256, :, : pixels.shape[2]] = np.rint(band, out=band)
+    if image.alpha is not None:
+        levels[..., -1] = image.alpha
+    return levels
