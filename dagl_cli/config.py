@@ -22,6 +22,8 @@ DEFAULT_PATTERN = "RGGB"
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 TILINGS = ("blend", "whole", "chop")
 
+RAW_FILES = "https://raw.githubusercontent.com"
+"""Where GitHub gives out the files of a repository: HOST/OWNER/REPOSITORY/COMMIT/PATH."""
 LARGEST = 1024
 """Of any size in a configuration: files from elsewhere must not ask for endless networks."""
 GRAPHS = {

@@ -11,8 +11,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from .config import PAPER_PATTERN, check_pattern
+from .config import PAPER_PATTERN, TASKS, check_pattern
+from .errors import UsageError, unknown
 from .images.colour import srgb_decode, srgb_encode
+
+FIXED_CAMERA_NOISE = 0.004, 1e-4
+"""`camera_noise`'s shot and read noise where one level has to stand for all of `camera_noise_levels`."""
 
 
 def paper_noise(x: Tensor, sigma: float, seed: int = 1) -> Tensor:
@@ -34,6 +38,31 @@ def jpeg(pixels: np.ndarray, quality: int, subsampling: str = "4:2:0") -> np.nda
     options = {"subsampling": subsampling} if pixels.ndim == 3 else {}
     Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, **options)
     return np.asarray(Image.open(buffer))
+
+
+def degraded(
+    clean: Tensor, task: str, level: float | None = None, seed: int = 1, pattern: str = PAPER_PATTERN
+) -> Tensor:
+    """An image as the fixed test of a task has it: in the benchmark's tables and at the validation of a training run.
+
+    clean: (C, H, W) in [0, 1]; so is what is returned, but for noise, which is not clipped.
+    level: sigma for 'denoise' (`paper_noise`, Table 1), quality for 'dejpeg' (Pillow on 8-bit levels, Table 3), None
+    for 'demosaic' (`pattern`, Table 4) and 'real' (`FIXED_CAMERA_NOISE`; no table). seed: of the noise.
+    Raises UsageError for an unknown task or pattern, and where the level is missing.
+    """
+    if task == "demosaic":
+        return bayer_mosaic(clean[None], pattern)[0]
+    if task == "real":
+        return camera_noise(clean[None], *FIXED_CAMERA_NOISE, generator=torch.Generator().manual_seed(seed))[0]
+    if task not in ("denoise", "dejpeg"):
+        raise unknown("task", task, TASKS)
+    if level is None:
+        raise UsageError(f"`task` {task} needs `{'sigma' if task == 'denoise' else 'quality'}`")
+    if task == "denoise":
+        return paper_noise(clean[None], level, seed)[0]
+    levels = (clean * 255).round().byte().permute(1, 2, 0).numpy()  # (H, W, C)
+    compressed = jpeg(levels.squeeze(-1) if levels.shape[-1] == 1 else levels, int(level)).reshape(levels.shape)
+    return torch.from_numpy(compressed.copy()).permute(2, 0, 1).to(clean.dtype) / 255
 
 
 def bayer_masks(height: int, width: int, pattern: str = PAPER_PATTERN) -> Tensor:

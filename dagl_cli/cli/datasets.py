@@ -13,7 +13,7 @@ from rich.table import Table
 
 from ..errors import DaglError
 from ..measuring import datasets
-from .boundary import app, group
+from .boundary import app, group, with_flags
 from .console import errors, say
 from .options import Json, Quiet, a_path
 
@@ -40,7 +40,7 @@ def fetch(entry: datasets.Dataset, folder: Path, files: tuple[datasets.File, ...
         task = bar.add_task(entry.name, total=sum(file.bytes for file in files))
         failures = datasets.download(entry, folder, files, lambda count: bar.advance(task, count))
     for line in failures:
-        say(line, "red")
+        say(with_flags(line), "red")
     if failures:
         raise DaglError(f"{entry.name} is incomplete in {folder}: what was fetched is kept, see above for the rest")
 
@@ -51,7 +51,7 @@ def list_sets(data_dir: DataDir = None, as_json: Json = False) -> None:
     folder = data_dir or datasets.default_folder()
     rows: list[dict[str, Any]] = [
         {
-            "name": entry.name, "images": len(entry.images), "channels": entry.channels, "note": entry.note,
+            "name": entry.name, "images": len(entry.samples), "channels": entry.channels, "note": entry.note,
             "bytes": sum(file.bytes for file in entry.files), "repository": entry.repository, "commit": entry.commit,
             "files": len(entry.files),
             "here": sum((folder / entry.name / file.path).is_file() for file in entry.files),
@@ -80,11 +80,11 @@ def download(
     """
     folder = data_dir or datasets.default_folder()
     incomplete = None
-    for entry in [datasets.dataset(name) for name in names or datasets.DATASETS]:
+    for entry in [datasets.dataset(name, "name") for name in names or datasets.DATASETS]:
         try:
             fetch(entry, folder, None, quiet)
         except DaglError as error:
-            say(f"Error: {error}", "red")
+            say(f"Error: {with_flags(str(error))}", "red")
             incomplete = error
         else:
             if not quiet:
@@ -97,7 +97,7 @@ def download(
 def verify(names: Names = None, data_dir: DataDir = None, as_json: Json = False) -> None:
     """Check every file of the named sets, or of all that are here; exits with 1 if one is missing or damaged."""
     folder = data_dir or datasets.default_folder()
-    entries = [datasets.dataset(name) for name in names or datasets.DATASETS]
+    entries = [datasets.dataset(name, "name") for name in names or datasets.DATASETS]
     states = {
         entry.name: datasets.verify(entry, folder) for entry in entries if names or (folder / entry.name).is_dir()
     }

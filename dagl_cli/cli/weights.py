@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Column, Table
 
+from ..config import RAW_FILES
 from ..errors import UsageError, WeightsError
 from .boundary import app, group
 from .console import errors, say
@@ -288,7 +289,7 @@ def import_weights(
 
     checkpoint = release.CHECKPOINTS[task]
     if source is None:
-        content = release.fetch(task, url or release.HOST)
+        content = release.fetch(task, url or RAW_FILES)
         said = f"{checkpoint.path} of github.com/{release.REPOSITORY} at {release.COMMIT[:12]}"
     else:
         content = release.read(source, task, member)

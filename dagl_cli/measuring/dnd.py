@@ -18,7 +18,7 @@ import torch
 from scipy.io import savemat
 from torch import Tensor
 
-from ..errors import DaglError, UsageError
+from ..errors import DaglError, UsageError, one_line
 from ..files import replacing
 
 EVAL_VERSION = "1.0"
@@ -85,7 +85,7 @@ def submit(
             written.append(path)
             progress(image, len(every))
     except OSError as error:
-        raise DaglError(f"{output}: {error.strerror}: choose another folder by --output, or make room") from None
+        raise DaglError(f"{output}: {error.strerror}: choose another `output`, or make room") from None
     return written
 
 
@@ -93,10 +93,10 @@ def _check_settings(path: Path, settings: dict[str, Any]) -> None:
     text = json.dumps(settings, indent=2, sort_keys=True)
     if not path.exists():
         if any(path.parent.glob("*.mat")):
-            raise UsageError(f"--output {path.parent} holds .mat files already: choose an empty folder")
+            raise UsageError(f"`output` {path.parent} holds .mat files already: choose an empty folder")
         path.write_text(text, encoding="utf-8")
     elif path.read_text(encoding="utf-8") != text:
-        raise UsageError(f"--output {path.parent} holds results of another model or setting: choose another folder")
+        raise UsageError(f"`output` {path.parent} holds results of another model or setting: choose another folder")
 
 
 def _open(path: Path) -> Any:
@@ -104,11 +104,11 @@ def _open(path: Path) -> Any:
     try:
         import h5py
     except ImportError:
-        raise DaglError("--dnd needs h5py: pip install 'dagl[dnd]'") from None
+        raise DaglError("`dnd` needs h5py: pip install 'dagl[dnd]'") from None
     try:
         return h5py.File(path, "r")
     except FileNotFoundError:
-        raise DaglError(f"{path}: no such file: --dnd is the folder of the DND benchmark's data") from None
+        raise DaglError(f"{path}: no such file: `dnd` is the folder of the DND benchmark's data") from None
     except OSError as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise DaglError(f"{path}: not a readable MATLAB 7.3 file ({reason}): download the DND data again") from None

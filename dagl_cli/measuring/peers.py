@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import importlib
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..config import PAPER_PATTERN, TASKS
-from ..errors import DaglError, UsageError, WeightsError
+from ..errors import DaglError, UsageError, WeightsError, one_line, unknown
 from ..restoring import tiling
 from ..restoring.estimate import estimate_sigma
 
@@ -31,37 +32,33 @@ TILE, OVERLAP = 1024, 64
 
 
 @dataclass(frozen=True)
-class Method:
-    """One way to restore an image; it is called as `Run` says."""
+class Peer:
+    """One of the other methods."""
 
     summary: str
     """What it is, for the report."""
     tasks: tuple[str, ...]
     run: Run
+    package: str | None = None
+    """What has to be installed for it, as a key of `REMEDIES`."""
 
-    def __call__(self, x: Tensor, level: float | None = None) -> Tensor:
-        return self.run(x, level)
 
+def peer(name: str, task: str, pattern: str = PAPER_PATTERN) -> Peer:
+    """A method of `PEERS` by name; pattern: of the mosaics that it will be given.
 
-def method(name_or_path: str | Path, task: str, channels: int, device: str | torch.device = "cpu") -> Method:
-    """A method of `METHODS` by name, or the network in a checkpoint file, by path.
-
-    channels: of the images that it will be given, 1 or 3.
-    device: for checkpoints; the others run on the CPU.
-    Raises UsageError for an unknown name and for a task that it is not for, WeightsError for a checkpoint that cannot
-    be used, DaglError for an extra that is not installed.
+    Raises UsageError for an unknown name and for a task that it is not for, DaglError for a package that is not
+    installed.
     """
-    name = str(name_or_path)
-    if name not in METHODS:
-        if not os.path.isfile(name):
-            raise UsageError(f"--compare {name}: no such method ({', '.join(METHODS)}) and no such checkpoint file")
-        return _checkpoint(Path(name), task, channels, torch.device(device))
-    found = METHODS[name]
+    if name not in PEERS:
+        raise unknown("compare", name, PEERS)
+    found = PEERS[name]
     if task not in found.tasks:
-        others = ", ".join(other for other, m in METHODS.items() if task in m.tasks)
-        raise UsageError(f"--compare {name} is for {' and '.join(found.tasks)}, not for {task}: choose {others}")
-    if found.run in (_malvar, _menon):
-        _colour_demosaicing()  # now, not at the first image
+        others = ", ".join(other for other, peer in PEERS.items() if task in peer.tasks)
+        raise UsageError(f"`compare` {name} is for {' and '.join(found.tasks)}, not for {task}: choose {others}")
+    if found.package:
+        _module(found.package)  # now, not at the first image
+    if name in DEMOSAICERS:
+        return replace(found, run=partial(_demosaic, DEMOSAICERS[name], pattern))
     return found
 
 
@@ -93,21 +90,47 @@ def _tv(x: Tensor, level: float | None) -> Tensor:
     return _to_tensor(denoise_tv_chambolle(x.numpy(), weight=0.7 * _sigma(x, level), channel_axis=0))
 
 
-def _malvar(x: Tensor, level: float | None) -> Tensor:
-    return _demosaic("demosaicing_CFA_Bayer_Malvar2004", x)
+def _bm3d(x: Tensor, level: float | None) -> Tensor:
+    """The authors' own package with its default profile."""
+    bm3d = _module("bm3d")
+    pixels, sigma = x.permute(1, 2, 0).double().numpy(), _sigma(x, level)
+    restored = bm3d.bm3d(pixels[..., 0], sigma) if x.shape[0] == 1 else bm3d.bm3d_rgb(pixels, sigma)
+    return _to_tensor(np.moveaxis(restored.reshape(pixels.shape), -1, 0))
 
 
-def _menon(x: Tensor, level: float | None) -> Tensor:
-    return _demosaic("demosaicing_CFA_Bayer_Menon2007", x)
+def _demosaic(function: str, pattern: str, x: Tensor, level: float | None) -> Tensor:
+    """x: (3, H, W), a mosaic with 0 for the missing samples."""
+    restored = getattr(_module("colour_demosaicing"), function)(x.sum(0).numpy(), pattern)  # (H, W, 3)
+    return _to_tensor(np.moveaxis(restored, -1, 0))
 
 
-METHODS: dict[str, Method] = {
-    "input": Method("the degraded input, clipped", tuple(TASKS), _input),
-    "nlm": Method("non-local means (scikit-image)", ("denoise", "real"), _nlm),
-    "tv": Method("total variation, Chambolle (scikit-image)", ("denoise", "real"), _tv),
-    "malvar": Method("demosaicing of Malvar et al. 2004 (colour-demosaicing)", ("demosaic",), _malvar),
-    "menon": Method("demosaicing of Menon et al. 2007 (colour-demosaicing)", ("demosaic",), _menon),
+DEMOSAICERS = {"malvar": "demosaicing_CFA_Bayer_Malvar2004", "menon": "demosaicing_CFA_Bayer_Menon2007"}
+"""Names -> functions of colour-demosaicing."""
+_NOISE = ("denoise", "real")
+PEERS: dict[str, Peer] = {
+    "input": Peer("the degraded input, clipped", tuple(TASKS), _input),
+    "nlm": Peer("non-local means (scikit-image)", _NOISE, _nlm),
+    "tv": Peer("total variation, Chambolle (scikit-image)", _NOISE, _tv),
+    "bm3d": Peer("BM3D (package bm3d)", _NOISE, _bm3d, "bm3d"),
+    "malvar": Peer(
+        "demosaicing of Malvar et al. 2004 (colour-demosaicing)",
+        ("demosaic",),
+        partial(_demosaic, DEMOSAICERS["malvar"], PAPER_PATTERN),
+        "colour_demosaicing",
+    ),
+    "menon": Peer(
+        "demosaicing of Menon et al. 2007 (colour-demosaicing)",
+        ("demosaic",),
+        partial(_demosaic, DEMOSAICERS["menon"], PAPER_PATTERN),
+        "colour_demosaicing",
+    ),
 }
+REMEDIES = {
+    "colour_demosaicing": "malvar and menon need colour-demosaicing ({}): pip install 'dagl[compare]'",
+    "bm3d": "bm3d needs its authors' package ({}), whose licence allows non-commercial use only: pip install bm3d",
+    "spandrel": "checkpoints need spandrel and a torchvision that fits torch ({}): pip install 'dagl[compare]'",
+}
+"""Package -> what to say where it is missing."""
 
 
 def _sigma(x: Tensor, level: float | None) -> float:
@@ -120,43 +143,42 @@ def _to_tensor(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(pixels, np.float32)).clamp_(0, 1)
 
 
-def _demosaic(function: str, x: Tensor) -> Tensor:
-    """x: (3, H, W), a mosaic of the paper's pattern with 0 for the missing samples."""
-    restored = getattr(_colour_demosaicing(), function)(x.sum(0).numpy(), PAPER_PATTERN)  # (H, W, 3)
-    return _to_tensor(np.moveaxis(restored, -1, 0))
-
-
-def _colour_demosaicing() -> ModuleType:
+def _module(name: str) -> ModuleType:
+    """A package that a peer needs. Raises DaglError with the remedy where it is missing."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about optional packages of its own
-            import colour_demosaicing
+            return importlib.import_module(name)
     except ImportError as error:
-        raise _missing("malvar and menon need colour-demosaicing", error) from None
-    return colour_demosaicing
+        raise _missing(name, error) from None
 
 
 # --- checkpoints -----------------------------------------------------------------------------------------------------
 
 
-def _checkpoint(path: Path, task: str, channels: int, device: torch.device) -> Method:
+def checkpoint(path: Path, task: str, channels: int, device: torch.device | str = "cpu") -> Peer:
+    """The network in a checkpoint file, if spandrel knows its architecture.
+
+    channels: of the images that it will be given, 1 or 3. Raises WeightsError for a checkpoint that cannot be used,
+    DaglError where spandrel is not installed.
+    """
     spandrel = _spandrel()
     try:
         network = spandrel.ModelLoader().load_from_state_dict(spandrel.canonicalize_state_dict(_state(path)))
     except WeightsError:
         raise
     except Exception:  # spandrel's own UnsupportedModelError, or whatever a foreign dict makes its detection raise
-        raise WeightsError(f"--compare {path}: spandrel finds no architecture that fits these weights") from None
+        raise WeightsError(f"`compare` {path}: spandrel finds no architecture that fits these weights") from None
     channel = f"{network.input_channels} channel{'' if network.input_channels == 1 else 's'}"
     is_a = f"{network.architecture.name} ({', '.join([*network.tags, channel])})"
     if not isinstance(network, spandrel.ImageModelDescriptor):
-        raise WeightsError(f"--compare {path}: {is_a} is for inpainting: choose a model that restores whole images")
+        raise WeightsError(f"`compare` {path}: {is_a} is for inpainting: choose a model that restores whole images")
     if network.scale != 1:
-        raise WeightsError(f"--compare {path}: {is_a} enlarges {network.scale} times: choose a model of scale 1")
+        raise WeightsError(f"`compare` {path}: {is_a} enlarges {network.scale} times: choose a model of scale 1")
     if (network.input_channels, network.output_channels) != (channels, channels):
         kinds = {1: "gray", 3: "colour"}
         wanted = kinds.get(network.input_channels, f"{network.input_channels}-channel")
-        raise WeightsError(f"--compare {path}: {is_a} is for {wanted} images, these are {kinds[channels]}")
+        raise WeightsError(f"`compare` {path}: {is_a} is for {wanted} images, these are {kinds[channels]}")
     network.to(device).eval()
     level_map = _LevelMap()
     if network.architecture.id == "DRUNet" or "FDnCNN" in network.tags:
@@ -171,10 +193,10 @@ def _checkpoint(path: Path, task: str, channels: int, device: torch.device) -> M
                     return tiling.whole(network, x, device)
                 return tiling.overlap_blend(network, x, TILE, OVERLAP, multiple, device)
         except (RuntimeError, MemoryError) as error:  # out of memory, or whatever a foreign network does not take
-            why = " ".join(str(error).split())[:200] or "out of memory"
-            raise DaglError(f"--compare {path}: {why}") from None
+            why = "out of memory" if isinstance(error, MemoryError) else one_line(error)[:200]
+            raise DaglError(f"`compare` {path}: {why}") from None
 
-    return Method(f"{is_a}, loaded by spandrel", (task,), run)
+    return Peer(f"{is_a}, loaded by spandrel", (task,), run)
 
 
 class _LevelMap:
@@ -197,14 +219,14 @@ def _state(path: Path) -> dict[str, Any]:
             return safetensors.torch.load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise WeightsError(f"--compare {path}: cannot read it: {error.strerror or error}") from None
+        raise WeightsError(f"`compare` {path}: cannot read it: {one_line(error)}") from None
     except Exception:  # torch raises many kinds
         raise WeightsError(
-            f"--compare {path}: it is damaged, or holds more than weights (code in it is never run): "
+            f"`compare` {path}: it is damaged, or holds more than weights (code in it is never run): "
             "save its state_dict alone, best as .safetensors"
         ) from None
     if not isinstance(state, dict):
-        raise WeightsError(f"--compare {path}: it holds no state_dict: save the network's state_dict")
+        raise WeightsError(f"`compare` {path}: it holds no state_dict: save the network's state_dict")
     return state
 
 
@@ -224,7 +246,7 @@ def _spandrel() -> ModuleType:
                 _operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
             import spandrel
     except (ImportError, RuntimeError) as error:
-        raise _missing("checkpoints need spandrel and a torchvision that fits torch", error) from None
+        raise _missing("spandrel", error) from None
     return spandrel
 
 
@@ -232,5 +254,5 @@ _operators = torch.library.Library("torchvision", "FRAGMENT")
 """Declarations last as long as this object does."""
 
 
-def _missing(what: str, error: Exception) -> DaglError:
-    return DaglError(f"--compare: {what} ({' '.join(str(error).split())}): pip install 'dagl[compare]'")
+def _missing(package: str, error: Exception) -> DaglError:
+    return DaglError(f"`compare`: {REMEDIES[package].format(one_line(error))}")

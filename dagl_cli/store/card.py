@@ -108,7 +108,7 @@ def read_results(paths: Sequence[Path]) -> list[dict[str, Any]]:
         except (ValueError, KeyError, TypeError, AttributeError):
             raise UsageError(f"--results {path}: not an output of `dagl benchmark --json`") from None
     for row in rows:
-        whole = len(datasets.DATASETS[row["dataset"]].images) if row["dataset"] in datasets.DATASETS else 0
+        whole = len(datasets.DATASETS[row["dataset"]].samples) if row["dataset"] in datasets.DATASETS else 0
         if row["images"] < whole:
             raise UsageError(
                 f"--results: {row['dataset']} with {row['images']} of its {whole} images: measure without --limit"

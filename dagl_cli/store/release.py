@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import ModelConfig
+from ..config import RAW_FILES, ModelConfig
 from ..errors import DaglError, UsageError, WeightsError
 from ..files import replacing
 from ..nn.attention import fold_patches, same_padding
@@ -32,7 +32,6 @@ from . import weights
 
 REPOSITORY = "jianzhangcs/DAGL"
 COMMIT = "7ebfe6cbfebfea21acd6e66a73a0b5ca9ed7f146"
-HOST = "https://raw.githubusercontent.com"
 LICENCE = "none stated: for your own use only, do not pass it on"
 TRAINING_DATA = "as the authors state: DIV2K (camera noise: SIDD)"
 LARGEST = 256 * 2**20
@@ -68,7 +67,7 @@ def git_blob(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
-def fetch(task: str, host: str = HOST) -> bytes:
+def fetch(task: str, host: str = RAW_FILES) -> bytes:
     """The checkpoint of a task from the authors' repository at `COMMIT`, checked against its git blob.
 
     Raises WeightsError when it cannot be had there.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -26,7 +27,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("no-weights")
 
 
-def write(path: str, pixels: np.ndarray, **options: object) -> str:
+def write(path: str, pixels: np.ndarray, **options: Any) -> str:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     if pixels.dtype == np.uint16:
         Path(path).write_bytes(imagecodecs.png_encode(pixels))
@@ -35,7 +36,7 @@ def write(path: str, pixels: np.ndarray, **options: object) -> str:
     return path
 
 
-def measured(*arguments: object, code: int = 0) -> dict:
+def measured(*arguments: object, code: int = 0) -> dict[str, Any]:
     stdout, _ = dagl("compare", *arguments, "--json", code=code)
 
     def refuse(constant: str) -> None:
@@ -44,7 +45,7 @@ def measured(*arguments: object, code: int = 0) -> dict:
     return json.loads(stdout, parse_constant=refuse)
 
 
-def test_two_images():
+def test_two_images() -> None:
     b = A.copy()
     b[3, 4, 1] += 5
     (row,) = measured(write("a.png", A), write("b.bmp", b))["images"]
@@ -59,7 +60,7 @@ def test_two_images():
     assert stderr == ""
 
 
-def test_identical_images():
+def test_identical_images() -> None:
     (row,) = measured(write("a.png", A), write("b.tif", A))["images"]
     assert row["identical"] is True
     assert row["psnr"] is None
@@ -67,7 +68,7 @@ def test_identical_images():
     assert b"identical" in dagl("compare", "a.png", "a.png")[0]
 
 
-def test_16_bits_are_compared_at_16_bits():
+def test_16_bits_are_compared_at_16_bits() -> None:
     deep = A.astype(np.uint16) * 257
     write("a.png", deep)
     (row,) = measured("a.png", write("eight.png", A))["images"]
@@ -79,7 +80,7 @@ def test_16_bits_are_compared_at_16_bits():
     assert row["psnr"] == pytest.approx(10 * math.log10(65535**2 * A.size), abs=0.01)
 
 
-def test_alpha_is_told():
+def test_alpha_is_told() -> None:
     b = np.dstack([A, np.full(A.shape[:2], 255, np.uint8)])
     write("opaque.png", b)
     b[5, 5, 3] = 55
@@ -91,7 +92,7 @@ def test_alpha_is_told():
     assert "differs by up to 200 of 255" in dagl("compare", "opaque.png", "b.png")[1]
 
 
-def test_colour_profiles_are_told():
+def test_colour_profiles_are_told() -> None:
     from PIL import ImageCms
 
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -106,14 +107,14 @@ def test_colour_profiles_are_told():
         (A[..., 0], "a.png is colour and b.png is gray: convert"),
     ],
 )
-def test_what_does_not_fit_is_refused_by_both_names(other: np.ndarray, message: str):
+def test_what_does_not_fit_is_refused_by_both_names(other: np.ndarray, message: str) -> None:
     write("a.png", A)
     write("b.png", other)
     assert message in refused("compare", "a.png", "b.png", code=1)
     assert message in refused("compare", "a.png", "a.png", "--reference", "b.png", code=1)
 
 
-def test_bad_paths_and_flags():
+def test_bad_paths_and_flags() -> None:
     write("a.png", A)
     write("folder/a.png", A)
     Path("bad.png").write_bytes(b"\x89PNG\r\n\x1a\n")
@@ -136,13 +137,13 @@ def test_bad_paths_and_flags():
     assert Path("old.html").read_text().startswith("<!doctype html>")
 
 
-def test_a_picture_with_the_name_of_the_report_is_kept():
+def test_a_picture_with_the_name_of_the_report_is_kept() -> None:
     write("a.png", A)
     Path("a.png").rename("a.html")
     assert "is an input" in refused("compare", "a.html", "a.html", "-o", "a.html", "--overwrite")
 
 
-def test_folders():
+def test_folders() -> None:
     b = np.minimum(A + 4, 255)
     for name in ("one.png", "sub/two.png", "sub/same.png", "size.png", "only-a.png", ".hidden.png"):
         write(f"a/{name}", A)
@@ -171,13 +172,13 @@ def test_folders():
     assert "no images of the same names" in refused("compare", "a", "c", code=1)
 
 
-def test_results_inside_the_first_folder_are_not_its_images():
+def test_results_inside_the_first_folder_are_not_its_images() -> None:
     write("a/one.png", A)
     write("a/restored/one.png", A)
     assert [row["name"] for row in measured("a", "a/restored")["images"]] == ["one.png"]
 
 
-def test_against_a_reference():
+def test_against_a_reference() -> None:
     clean = A.astype(int)
     for name, error in (("a", 4), ("b", 2), ("c", 0)):
         write(f"{name}/x.png", (clean + error).astype(np.uint8))
@@ -194,14 +195,14 @@ def test_against_a_reference():
     assert '"labels": ["A", "B", "reference"]' in Path("r.html").read_text()
 
 
-def test_tiny_images_have_no_ssim():
+def test_tiny_images_have_no_ssim() -> None:
     write("a.png", A[:5, :5])
     (row,) = measured("a.png", "a.png")["images"]
     assert row["ssim"] is None
     dagl("compare", "a.png", "a.png", "-o", "r.html")
 
 
-def test_hostile_names():
+def test_hostile_names() -> None:
     name = "<b>[red]\n'\"\u202e" + "x" * 60 + ".png"
     write(f"a/{name}", A)
     write(f"b/{name}", A)
@@ -210,7 +211,7 @@ def test_hostile_names():
     assert "<b>" not in Path("r.html").read_text()
 
 
-def test_a_report_holds_what_a_browser_can_take(monkeypatch: pytest.MonkeyPatch):
+def test_a_report_holds_what_a_browser_can_take(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compare, "PIXELS", 3 * 2 * A[..., 0].size)
     for i in range(5):
         write(f"a/{i}.png", A)
@@ -226,7 +227,7 @@ def test_a_report_holds_what_a_browser_can_take(monkeypatch: pytest.MonkeyPatch)
     assert '"width": 16' in page
 
 
-def test_files_are_matched_by_path_then_by_stem():
+def test_files_are_matched_by_path_then_by_stem() -> None:
     a = [Path(p) for p in ("x.png", "y.png", "d/z.png", "two.png", "two.jpg", "lone.png")]
     b = [Path(p) for p in ("x.png", "x.tif", "y.tif", "d/z.webp", "z.png", "two.tif")]
     pairs, only_a, only_b = compare.match(a, b)

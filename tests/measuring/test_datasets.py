@@ -25,20 +25,20 @@ from dagl_cli.measuring import datasets
 from dagl_cli.measuring.datasets import Dataset, File
 
 
-def test_the_registry_pins_every_file():
+def test_the_registry_pins_every_file() -> None:
     for name, entry in datasets.DATASETS.items():
         assert re.fullmatch("[0-9a-f]{40}", entry.commit), name
         assert entry.channels in (1, 3)
-        assert entry.images
+        assert entry.samples
         for file in entry.files:
             assert re.fullmatch("[0-9a-f]{64}", file.sha256), file
             assert file.bytes > 0
             assert ".." not in file.path
             assert not file.path.startswith("/")
-    assert len(datasets.DATASETS["Classic5"].images) == 5  # and not the authors' JPEGs of them
+    assert len(datasets.DATASETS["Classic5"].samples) == 5  # and not the authors' JPEGs of them
 
 
-def test_known_images_name_every_file():
+def test_known_images_name_every_file() -> None:
     known = datasets.known_images()
     assert len(known) == sum(len(entry.files) for entry in datasets.DATASETS.values())
     assert known["079229e13faff0a262a9d3eb9a7fa60868203f9b8545de6fb75aadf6fbca4296"] == "Set12/01.png"
@@ -101,7 +101,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     """A host for the set 'Toy', which takes the registry's place."""
     host = Host()
     files = tuple(File(path, len(c), hashlib.sha256(c).hexdigest()) for path, c in CONTENT.items())
-    toy = Dataset("Toy", "a toy", 1, "some/body", "0" * 40, "some folder", files)
+    toy = Dataset("Toy", "a toy", 1, files, "some/body", "0" * 40, "some folder")
     monkeypatch.setattr(datasets, "DATASETS", {"Toy": toy})
     monkeypatch.setenv("DAGL_DATASETS_URL", host.url)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -121,7 +121,7 @@ def complete(folder: Path) -> bool:
     return inside == set(CONTENT) and all((folder / "Toy" / p).read_bytes() == c for p, c in CONTENT.items())
 
 
-def test_a_set_is_fetched_once(host: Host, tmp_path: Path):
+def test_a_set_is_fetched_once(host: Host, tmp_path: Path) -> None:
     done: list[int] = []
     assert datasets.download(datasets.DATASETS["Toy"], tmp_path, progress=done.append) == []
     assert complete(tmp_path)
@@ -133,7 +133,7 @@ def test_a_set_is_fetched_once(host: Host, tmp_path: Path):
     assert download(tmp_path) == [], "and needs no host"
 
 
-def test_what_is_missing_or_damaged_is_fetched_again(host: Host, tmp_path: Path):
+def test_what_is_missing_or_damaged_is_fetched_again(host: Host, tmp_path: Path) -> None:
     download(tmp_path)
     (tmp_path / "Toy/01.png").write_bytes(CONTENT["01.png"][::-1])
     (tmp_path / "Toy/02.png").unlink()
@@ -159,7 +159,7 @@ def test_what_is_missing_or_damaged_is_fetched_again(host: Host, tmp_path: Path)
         (["503", "429"], [None, None, None]),
     ],
 )
-def test_passing_faults_are_got_over(host: Host, tmp_path: Path, faults: list[str], ranges: list[str | None]):
+def test_passing_faults_are_got_over(host: Host, tmp_path: Path, faults: list[str], ranges: list[str | None]) -> None:
     host.faults["01.png"] = faults
     assert download(tmp_path) == []
     assert complete(tmp_path)
@@ -177,7 +177,7 @@ def test_passing_faults_are_got_over(host: Host, tmp_path: Path, faults: list[st
 )
 def test_lasting_faults_are_one_line_and_the_rest_is_kept(
     host: Host, tmp_path: Path, fault: str, said: str, requests: int
-):
+) -> None:
     host.faults["01.png"] = [fault] * requests
     (line,) = download(tmp_path)
     assert line.startswith("Toy/01.png: http://127.0.0.1")
@@ -190,7 +190,7 @@ def test_lasting_faults_are_one_line_and_the_rest_is_kept(
     assert [path for path, _ in host.requests] == ["01.png"]
 
 
-def test_a_cut_file_goes_on_in_a_later_run(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_cut_file_goes_on_in_a_later_run(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "WAITS", ())
     host.faults["01.png"] = ["cut"]
     (line,) = download(tmp_path)
@@ -200,7 +200,7 @@ def test_a_cut_file_goes_on_in_a_later_run(host: Host, tmp_path: Path, monkeypat
     assert complete(tmp_path)
 
 
-def test_a_part_that_is_no_part_of_it_is_dropped(host: Host, tmp_path: Path):
+def test_a_part_that_is_no_part_of_it_is_dropped(host: Host, tmp_path: Path) -> None:
     (tmp_path / "Toy").mkdir()
     (tmp_path / "Toy/01.png.part").write_bytes(b"x" * 1000)
     (tmp_path / "Toy/02.png.part").write_bytes(b"x" * 1_000_000)
@@ -209,7 +209,7 @@ def test_a_part_that_is_no_part_of_it_is_dropped(host: Host, tmp_path: Path):
     assert complete(tmp_path)
 
 
-def test_no_host_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_no_host_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAGL_DATASETS_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(datasets, "WAITS", ())
@@ -217,31 +217,31 @@ def test_no_host_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert re.match(r"Set12/\d\d.png: cannot reach http://127.0.0.1:9/.*Connection refused", line)
 
 
-def test_a_folder_that_cannot_be_written_is_named(host: Host, tmp_path: Path):
+def test_a_folder_that_cannot_be_written_is_named(host: Host, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(DaglError, match=r"file: .*--data-dir"):
+    with pytest.raises(DaglError, match=r"file: .*`data_dir`"):
         download(tmp_path / "file")
 
 
-def test_a_full_disk_is_named(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_full_disk_is_named(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(source: str, target: str) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "replace", full)
     (line, *others) = download(tmp_path)
     assert "No space left on device" in line
-    assert "--data-dir" in line
+    assert "`data_dir`" in line
     assert len(others) < 3
 
 
-def test_a_second_process_finds_what_the_first_fetched(host: Host, tmp_path: Path):
+def test_a_second_process_finds_what_the_first_fetched(host: Host, tmp_path: Path) -> None:
     """Both want the set at the same time; every file is requested once."""
     code = """if True:
         import sys
         from pathlib import Path
         from dagl_cli.measuring import datasets
         files = tuple(datasets.File(*file) for file in eval(sys.argv[2]))
-        toy = datasets.Dataset("Toy", "", 1, "some/body", "0" * 40, "some folder", files)
+        toy = datasets.Dataset("Toy", "", 1, files, "some/body", "0" * 40, "some folder")
         print("ready", flush=True)
         input()
         print(datasets.download(toy, Path(sys.argv[1])))
@@ -260,7 +260,7 @@ def test_a_second_process_finds_what_the_first_fetched(host: Host, tmp_path: Pat
     assert sorted(path for path, _ in host.requests) == sorted(CONTENT)
 
 
-def test_interrupted_downloads_go_on(host: Host, tmp_path: Path):
+def test_interrupted_downloads_go_on(host: Host, tmp_path: Path) -> None:
     class Interrupted(Exception):
         pass
 
@@ -278,7 +278,7 @@ def dagl(*arguments: str) -> Any:
     return CliRunner().invoke(app, ["datasets", *arguments])
 
 
-def test_the_commands(host: Host, tmp_path: Path):
+def test_the_commands(host: Host, tmp_path: Path) -> None:
     folder = ["--data-dir", str(tmp_path)]
     assert json.loads(dagl("list", *folder, "--json").stdout)["datasets"][0]["here"] == 0
     host.faults["02.png"] = ["404"]
@@ -299,7 +299,7 @@ def test_the_commands(host: Host, tmp_path: Path):
     assert dagl("verify", "--data-dir", str(tmp_path / "none")).exit_code == 1
 
 
-def test_the_shared_copy_is_as_published():
+def test_the_shared_copy_is_as_published() -> None:
     folder = shared("testsets")
     for name in ("Set12", "Classic5"):
         assert set(datasets.verify(datasets.DATASETS[name], folder).values()) == {"ok"}

@@ -44,7 +44,7 @@ def noisy(image: int) -> np.ndarray:
     return np.random.default_rng(image).random((HEIGHT, WIDTH, 3)).astype(np.float32)
 
 
-def test_the_package_holds_every_crop_in_its_place(data: Path, tmp_path: Path):
+def test_the_package_holds_every_crop_in_its_place(data: Path, tmp_path: Path) -> None:
     seen: list[tuple[int, ...]] = []
 
     def restore(crop: torch.Tensor) -> torch.Tensor:
@@ -65,7 +65,7 @@ def test_the_package_holds_every_crop_in_its_place(data: Path, tmp_path: Path):
             np.testing.assert_array_equal(cell, expected)
 
 
-def test_it_goes_on_with_the_same_settings_alone(data: Path, tmp_path: Path):
+def test_it_goes_on_with_the_same_settings_alone(data: Path, tmp_path: Path) -> None:
     calls: list[int] = []
 
     def broken(crop: torch.Tensor) -> torch.Tensor:
@@ -78,7 +78,12 @@ def test_it_goes_on_with_the_same_settings_alone(data: Path, tmp_path: Path):
         dnd.submit(data, tmp_path / "out", broken, {"weights": "a"})
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0001.mat", "settings.json"]
     calls.clear()
-    dnd.submit(data, tmp_path / "out", lambda crop: calls.append(1) or crop, {"weights": "a"})
+
+    def counted(crop: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return crop
+
+    dnd.submit(data, tmp_path / "out", counted, {"weights": "a"})
     assert len(calls) == 2, "the first image is done"
     with pytest.raises(UsageError, match="another model or setting"):
         dnd.submit(data, tmp_path / "out", lambda crop: crop, {"weights": "b"})
@@ -87,7 +92,7 @@ def test_it_goes_on_with_the_same_settings_alone(data: Path, tmp_path: Path):
         dnd.submit(data, tmp_path / "out", lambda crop: crop, {"weights": "a"})
 
 
-def test_data_that_is_none_is_named(data: Path, tmp_path: Path):
+def test_data_that_is_none_is_named(data: Path, tmp_path: Path) -> None:
     def run() -> None:
         dnd.submit(data, tmp_path / "out", lambda crop: crop, {})
 
@@ -111,7 +116,7 @@ def test_data_that_is_none_is_named(data: Path, tmp_path: Path):
         run()
 
 
-def test_the_command(data: Path, tmp_path: Path):
+def test_the_command(data: Path, tmp_path: Path) -> None:
     model = saved(tmp_path / "real.safetensors", tiny("real", 3, graph=False))
     gray = saved(tmp_path / "gray.safetensors", tiny(graph=False))
 

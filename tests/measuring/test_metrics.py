@@ -19,7 +19,7 @@ from dagl_cli.measuring.metrics import Image as Pixels
 from dagl_cli.measuring.metrics import psnr, ssim_gaussian, ssim_uniform8
 
 
-def test_metrics_reproduce_figure_5_noisy():
+def test_metrics_reproduce_figure_5_noisy() -> None:
     """Urban100 img_006 at sigma 25: the noise of Table 1, clipped."""
     published = json.loads(shared("paper/tables.json").read_text())["figure5"]["Noisy"]
     clean = np.asarray(Image.open(shared("testsets/Urban100/img_006.png")).convert("L"), np.float32) / 255
@@ -29,7 +29,7 @@ def test_metrics_reproduce_figure_5_noisy():
 
 @pytest.mark.parametrize("quality", [10, 20, 30, 40])
 @pytest.mark.parametrize("dataset", ["Classic5", "LIVE1"])
-def test_metrics_reproduce_the_jpeg_column_of_table_3(dataset: str, quality: int):
+def test_metrics_reproduce_the_jpeg_column_of_table_3(dataset: str, quality: int) -> None:
     published = json.loads(shared("paper/tables.json").read_text())["table3"][dataset][str(quality)]["JPEG"]
     scores = []
     for path in sorted(shared(f"testsets/{dataset}").glob("*.bmp")):
@@ -42,7 +42,7 @@ def test_metrics_reproduce_the_jpeg_column_of_table_3(dataset: str, quality: int
 
 
 @pytest.mark.parametrize("dataset", ["McMaster18", "Kodak24"])
-def test_metrics_reproduce_the_mosaic_row_of_table_4(dataset: str):
+def test_metrics_reproduce_the_mosaic_row_of_table_4(dataset: str) -> None:
     """Kodak's six portraits stay upright (768 rows): turned to landscape they give SSIM 0.0696 instead of 0.0682."""
     published = json.loads(shared("paper/tables.json").read_text())["table4"][dataset]["Mosaic"]
     scores = []
@@ -77,7 +77,7 @@ def ssim_by_definition(a: np.ndarray, b: np.ndarray, window: np.ndarray) -> floa
     return float(np.mean(scores))
 
 
-def test_ssims_follow_the_definition():
+def test_ssims_follow_the_definition() -> None:
     random = np.random.default_rng(0)
     a = random.random((3, 19, 23))
     b = np.clip(a + random.normal(0, 0.2, a.shape), 0, 1)
@@ -87,7 +87,7 @@ def test_ssims_follow_the_definition():
         assert measure(a, b) == pytest.approx(expected, abs=1e-9)
 
 
-def test_psnr_by_hand():
+def test_psnr_by_hand() -> None:
     a, b = np.zeros((4, 6)), np.full((4, 6), 0.1)
     assert psnr(a, b) == pytest.approx(20)
     b[1:-1, 1:-1] = 0.01  # only the border is far off
@@ -99,7 +99,7 @@ Metric = Callable[[Pixels, Pixels], float]
 
 
 @pytest.mark.parametrize("metric", [psnr, ssim_gaussian, ssim_uniform8])
-def test_metrics_agree_on_arrays_and_tensors(metric: Metric):
+def test_metrics_agree_on_arrays_and_tensors(metric: Metric) -> None:
     a, b = torch.rand(2, 3, 16, 14)
     score = metric(a, b)
     assert metric(a.numpy(), b) == score
@@ -109,7 +109,7 @@ def test_metrics_agree_on_arrays_and_tensors(metric: Metric):
 
 
 @pytest.mark.parametrize(("metric", "side"), [(psnr, 1), (ssim_gaussian, 11), (ssim_uniform8, 8)])
-def test_metrics_need_their_window_and_equal_sizes(metric: Metric, side: int):
+def test_metrics_need_their_window_and_equal_sizes(metric: Metric, side: int) -> None:
     assert math.isfinite(metric(np.zeros((side, side)), np.ones((side, side))))
     with pytest.raises(ImageError, match="too small"):
         metric(np.zeros((side, side - 1)), np.ones((side, side - 1)))

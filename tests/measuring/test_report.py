@@ -17,6 +17,8 @@ from dagl_cli.errors import DaglError
 from dagl_cli.measuring import report
 from dagl_cli.measuring.report import Curve, Picture, Table
 
+Show = Callable[..., Any]
+
 HOSTILE = [
     "</script><script>document.title='owned'</script>.png",
     "\"'><img src=http://127.0.0.1:9/x onerror=document.title='owned'>.png",
@@ -36,12 +38,14 @@ pictures = [
     )
     for name in ["first.png", *HOSTILE]
 ]
+FEW: list[list[report.Cell]] = [
+    ["b10", 9.0, 100], ["b9", None, -3], ["first.png", float("inf"), None], ["a", 10.25, 20],
+]  # fmt: skip
 tables = [
     Table(
         "Images <b>",
         ["image", "PSNR", "n"],
-        [["b10", 9.0, 100], ["b9", None, -3], ["first.png", float("inf"), None], ["a", 10.25, 20]]
-        + [[name, float("nan"), 1] for name in HOSTILE],
+        FEW + [[name, float("nan"), 1] for name in HOSTILE],
     )
 ]
 curves = [
@@ -99,7 +103,7 @@ def stage(page: Any) -> dict[str, float]:
     return page.locator("#stage").bounding_box()
 
 
-def test_tables_sort_by_value_and_keyboard(show, full):
+def test_tables_sort_by_value_and_keyboard(show: Show, full: str) -> None:
     page = show(full)
     heads = page.locator(".sortable th button")
     heads.nth(1).click()
@@ -115,7 +119,7 @@ def test_tables_sort_by_value_and_keyboard(show, full):
     assert names.index("a") < names.index("b9") < names.index("b10"), "numbers within names count as numbers"
 
 
-def test_hostile_names_are_only_shown(show, full):
+def test_hostile_names_are_only_shown(show: Show, full: str) -> None:
     page = show(full)
     assert page.title() == "Tests & <titles>"
     assert page.locator(".scroll").first.locator("xpath=..").locator("h2").inner_text() == "Images <b>"
@@ -130,7 +134,7 @@ def test_hostile_names_are_only_shown(show, full):
         assert page.locator("#picture").input_value() == str(i + 1)
 
 
-def test_divider(show, full):
+def test_divider(show: Show, full: str) -> None:
     page = show(full)
     box = stage(page)
     y = box["y"] + box["height"] / 2
@@ -150,7 +154,7 @@ def test_divider(show, full):
     assert handle.get_attribute("aria-valuenow") == "100"
 
 
-def test_zoom_moves_both_sides_and_keeps_the_place_under_the_pointer(show, full):
+def test_zoom_moves_both_sides_and_keeps_the_place_under_the_pointer(show: Show, full: str) -> None:
     page = show(full)
     box = stage(page)
     transforms = "['under-image', 'over-image'].map(id => document.getElementById(id).style.transform)"
@@ -184,7 +188,7 @@ def test_zoom_moves_both_sides_and_keeps_the_place_under_the_pointer(show, full)
     assert page.locator("#zoom").inner_text() == "100 %"
 
 
-def test_versions_metrics_and_difference(show, full):
+def test_versions_metrics_and_difference(show: Show, full: str) -> None:
     page = show(full)
     assert page.locator("#left-tag").inner_text() == "input"
     assert page.locator("#right-tag").inner_text() == "restored"
@@ -214,7 +218,7 @@ def test_versions_metrics_and_difference(show, full):
     assert not page.locator("#map").is_visible()
 
 
-def test_curves_show_values_under_the_pointer(show, full):
+def test_curves_show_values_under_the_pointer(show: Show, full: str) -> None:
     page = show(full)
     svg = page.locator(".curve svg").first
     box = svg.bounding_box()
@@ -228,7 +232,7 @@ def test_curves_show_values_under_the_pointer(show, full):
     assert section.locator("li").first.inner_text().strip() == "a<b"
 
 
-def test_dark_mode_and_phone(show, full):
+def test_dark_mode_and_phone(show: Show, full: str) -> None:
     background = "getComputedStyle(document.body).backgroundColor"
     light, dark = show(full).evaluate(background), show(full, color_scheme="dark").evaluate(background)
     assert sum(map(int, re.findall(r"\d+", light))) > 700 > 120 > sum(map(int, re.findall(r"\d+", dark)))
@@ -245,14 +249,14 @@ def test_dark_mode_and_phone(show, full):
     assert float(page.locator("#zoom").inner_text().rstrip(" %")) == pytest.approx(2 * fitted, rel=0.01)
 
 
-def test_without_pictures_there_is_no_viewer(show):
+def test_without_pictures_there_is_no_viewer(show: Show) -> None:
     page = show(report.html("Only a curve", curves=curves))
     assert not page.locator("#viewer").is_visible()
     assert page.locator(".line").count() == 3
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 17000), (600, 2)])
-def test_pictures_of_any_shape_are_stored_exactly(show, size):
+def test_pictures_of_any_shape_are_stored_exactly(show: Show, size: tuple[int, int]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     page = show(report.html("t", pictures=[Picture("p", {"a": pixels, "b": pixels[..., 0]})]))
     stored = page.evaluate(
@@ -264,20 +268,20 @@ def test_pictures_of_any_shape_are_stored_exactly(show, size):
     assert np.array_equal(np.reshape(stored, (*size, 4))[..., :3], pixels)
 
 
-def test_versions_must_have_one_size():
+def test_versions_must_have_one_size() -> None:
     versions = {"a": np.zeros((4, 5), np.uint8), "b": np.zeros((5, 4), np.uint8)}
     with pytest.raises(ValueError, match="of 2 sizes"):
         report.html("t", pictures=[Picture("p", versions)])
 
 
-def test_ticks_are_round_and_inside():
+def test_ticks_are_round_and_inside() -> None:
     for low, high in [(0, 1), (-3, 7), (0, 1e-9), (1e6, 1e6 + 3), (20.4, 30.1), (0, 123456)]:
         ticks = report._ticks(low, high)
         assert 3 <= len(ticks) <= 11
         assert all(low <= tick <= high * (1 + 1e-12) for tick in ticks)
 
 
-def test_a_report_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_a_report_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "r.html"
     report.save(path, "old")
     report.save(path, "new")
@@ -293,7 +297,7 @@ def test_a_report_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
-def test_a_pipe_is_written_to_and_stays_one(tmp_path: Path):
+def test_a_pipe_is_written_to_and_stays_one(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with ThreadPoolExecutor(1) as pool:

@@ -33,7 +33,10 @@ from dagl_cli import degrade
 from dagl_cli import images as image
 from dagl_cli.config import BAYER_PATTERNS, Options
 from dagl_cli.errors import DaglError
-from dagl_cli.measuring import bench, datasets
+from dagl_cli.measuring import datasets
+from dagl_cli.measuring.cases import Case
+from dagl_cli.measuring.measure import Measurement, measure
+from dagl_cli.measuring.methods import Method, Settings
 from dagl_cli.measuring.metrics import psnr
 from dagl_cli.nn import attention
 from dagl_cli.nn.model import MGFAM
@@ -42,7 +45,7 @@ from dagl_cli.restoring.file import FileRestorer
 from dagl_cli.restoring.restorer import Restorer
 from dagl_cli.store import weights
 
-Row = dict[str, object]
+Line = dict[str, object]
 
 LEVELS = {"denoise": 25, "dejpeg": 10, "demosaic": None}
 """The degradation at which `tiles` and `attention` compare."""
@@ -62,29 +65,32 @@ def in_file(x: Tensor, top: int) -> Tensor:
     return (x.clamp(0, 1) * top).round() / top
 
 
-def clean_images(folder: Path, dataset: str, limit: int | None) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, pixels) of a set's images."""
-    case = bench.Case(dataset, "denoise", 25.0)
-    for file in case.files(limit):
-        yield file.path, bench.load(case, file, folder)
+def estimated(x: Tensor) -> float:
+    return estimate_sigma(x.permute(1, 2, 0).numpy()) or 0.0
+
+
+def clean_images(folder: Path, dataset: str, limit: int | None) -> Iterator[Tensor]:
+    """A set's images, (C, H, W) in [0, 1]."""
+    entry = datasets.dataset(dataset)
+    for sample in entry.samples[:limit]:
+        yield torch.from_numpy(datasets.load(entry, sample, folder).clean).permute(2, 0, 1).contiguous()
 
 
 def mean(values: Collection[float]) -> float:
     return float(np.mean(list(values)))
 
 
-def sigma(arguments: argparse.Namespace) -> Iterator[Row]:
+def sigma(arguments: argparse.Namespace) -> Iterator[Line]:
     for name in arguments.model or ["denoise-gray", "denoise-color"]:
         restorer = load(name)
         dataset = SETS["denoise"][restorer.config.channels]
         for level in (15, 25, 50):
             for depth, top in DEPTHS.items():
                 found: dict[str, list[float]] = {}
-                for _, pixels in clean_images(arguments.data_dir, dataset, arguments.limit):
-                    clean, noisy = bench.degraded(pixels, "denoise", level)
-                    noisy = in_file(noisy, top)
+                for clean in clean_images(arguments.data_dir, dataset, arguments.limit):
+                    noisy = in_file(degrade.degraded(clean, "denoise", level), top)
                     given = {f"{factor:g} σ": factor * level for factor in (0.8, 1, 1.2)}
-                    given["estimated"] = min(estimate_sigma(noisy.permute(1, 2, 0).numpy()), 75)
+                    given["estimated"] = min(estimated(noisy), 75)
                     for column, value in given.items():
                         found.setdefault(column, []).append(psnr(restorer(noisy, value), clean))
                 yield {"model": name, "set": dataset, "σ": level, "noise in": depth} | {
@@ -92,12 +98,12 @@ def sigma(arguments: argparse.Namespace) -> Iterator[Row]:
                 }
 
 
-def flat(arguments: argparse.Namespace) -> Iterator[Row]:
+def flat(arguments: argparse.Namespace) -> Iterator[Line]:
     """Noise clipped and rounded to 8 bit. The ramp rises by 1 level in 8 pixels; an exact result has plateaus of 8."""
     for name in arguments.model or ["denoise-gray", "denoise-color"]:
         restorer = load(name)
         for level in (15, 25, 50):
-            row: Row = {"model": name, "σ": level}
+            row: Line = {"model": name, "σ": level}
             spreads, shifts = [], []
             for gray in (16, 64, 128, 192, 240):
                 patch = torch.full((restorer.config.channels, 128, 128), gray / 255)
@@ -126,14 +132,13 @@ def longest_run(flags: list[bool]) -> int:
     return longest
 
 
-def zero(arguments: argparse.Namespace) -> Iterator[Row]:
+def zero(arguments: argparse.Namespace) -> Iterator[Line]:
     for name in arguments.model or ["denoise-gray", "denoise-color"]:
         restorer = load(name)
         dataset = SETS["denoise"][restorer.config.channels]
         changes = []
-        for _, pixels in clean_images(arguments.data_dir, dataset, arguments.limit):
-            levels = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
-            changes.append(((255 * restorer(levels / 255, 0)).round() - levels).abs())
+        for clean in clean_images(arguments.data_dir, dataset, arguments.limit):
+            changes.append(((255 * restorer(clean, 0)).round() - 255 * clean).abs())
         flat_changes = torch.cat([change.flatten() for change in changes])
         yield {
             "model": name, "set": dataset, "largest change": int(flat_changes.max()),
@@ -143,41 +148,41 @@ def zero(arguments: argparse.Namespace) -> Iterator[Row]:
         }  # fmt: skip
 
 
-def estimate(arguments: argparse.Namespace) -> Iterator[Row]:
+def estimate(arguments: argparse.Namespace) -> Iterator[Line]:
     for dataset in ("Kodak24", "BSD68"):
         for level in (5, 10, 15, 25, 50):
-            row: Row = {"set": dataset, "σ": level}
+            row: Line = {"set": dataset, "σ": level}
             for kind, top in {"not clipped": None, "8 bit": 255}.items():
                 errors = []
-                for _, pixels in clean_images(arguments.data_dir, dataset, arguments.limit):
-                    _, noisy = bench.degraded(pixels, "denoise", level)
+                for clean in clean_images(arguments.data_dir, dataset, arguments.limit):
+                    noisy = degrade.degraded(clean, "denoise", level)
                     noisy = noisy if top is None else in_file(noisy, top)
-                    errors.append(estimate_sigma(noisy.permute(1, 2, 0).numpy()) - level)
+                    errors.append(estimated(noisy) - level)
                 absolute = mean(np.abs(errors))
                 row |= {f"{kind}: error": absolute, f"{kind}: %": 100 * absolute / level}
                 row |= {f"{kind}: median": float(np.median(np.abs(errors))), f"{kind}: mean - σ": mean(errors)}
             yield row
 
 
-def compare(restorer: Restorer, arguments: argparse.Namespace) -> bench.Row:
+def compare(restorer: Restorer, arguments: argparse.Namespace) -> Measurement:
     """The model on the set and at the level of its task."""
     task, channels = restorer.config.task, restorer.config.channels
-    case = bench.Case(SETS[task][channels], task, LEVELS[task])
+    case = Case(datasets.dataset(SETS[task][channels]), task, LEVELS[task])
 
     def run(bad: Tensor, level: float | None) -> Tensor:
         return restorer(bad, level if restorer.config.noise_map else None)
 
-    method = bench.Method(restorer.name, run, {"device": "cpu"})
-    return bench.measure(case, method, arguments.data_dir, limit=arguments.limit)
+    method = Method(restorer.name, run, Settings(restorer.name))
+    return measure(case, method, arguments.data_dir, limit=arguments.limit)
 
 
-def tiles(arguments: argparse.Namespace) -> Iterator[Row]:
+def tiles(arguments: argparse.Namespace) -> Iterator[Line]:
     for name in arguments.model or ["denoise-gray", "denoise-gray-lite"]:
         for tile in (64, 96, 128, 256, "whole", "chop"):
             how = {"tiling": tile} if isinstance(tile, str) else {"tile": tile}
             restorer = load(name, **how)
             row = compare(restorer, arguments)
-            yield {"model": name, "set": row.dataset, "level": row.level, "tile": tile, "overlap": "-"
+            yield {"model": name, "set": row.case.dataset.name, "level": row.case.level, "tile": tile, "overlap": "-"
                    if isinstance(tile, str) else min(restorer.overlap, tile // 2),
                    "PSNR": row.mean("psnr"), "s/MP": row.seconds_per_megapixel}  # fmt: skip
 
@@ -206,7 +211,7 @@ def attend(
     return attention.fold_patches(out.mT, height, width, patch, stride).view(*batch, channels, height, width)
 
 
-def graph_attention(arguments: argparse.Namespace) -> Iterator[Row]:
+def graph_attention(arguments: argparse.Namespace) -> Iterator[Line]:
     for name in arguments.model or ["denoise-gray-lite"]:
         restorer = load(name)
         stages = [stage for stage in restorer.model.stages if isinstance(stage, MGFAM)]
@@ -236,20 +241,20 @@ def graph_attention(arguments: argparse.Namespace) -> Iterator[Row]:
                         "% of weight in top 1": 100 * first, "in top 16": 100 * top,
                         "weights' sum": total, "% nodes alone": 100 * alone, "neighbours over 1e-4": many,
                     }  # fmt: skip
-            yield {"model": name, "bfloat16 in": " and ".join(bf16) or "nothing", "set": found.dataset,
-                   "level": found.level, "PSNR": found.mean("psnr"), "change": found.mean("psnr") - usual}  # fmt: skip
+            yield {"model": name, "bfloat16 in": " and ".join(bf16) or "nothing", "set": found.case.dataset.name,
+                   "level": found.case.level, "PSNR": found.mean("psnr"),
+                   "change": found.mean("psnr") - usual}  # fmt: skip
 
 
-def clean(arguments: argparse.Namespace) -> Iterator[Row]:
+def clean(arguments: argparse.Namespace) -> Iterator[Line]:
     for name in arguments.model or ["dejpeg-gray", "dejpeg-color"]:
         restorer, files = load(name), FileRestorer("dejpeg", model=name, options=Options(precision="fp32"))
         for dataset in NEVER_COMPRESSED[restorer.config.channels]:
             without, guarded, alone = [], [], 0
-            for _, pixels in clean_images(arguments.data_dir, dataset, arguments.limit):
-                original = torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255
+            for original in clean_images(arguments.data_dir, dataset, arguments.limit):
                 without.append(psnr(restorer(original), original))
                 source, target = io.BytesIO(), io.BytesIO()
-                image.write(image.Image(pixels.astype(np.float32) / 255), source)
+                image.write(image.Image(original.permute(1, 2, 0).numpy()), source)
                 if files(source.getvalue(), target).status == "unchanged":
                     alone += 1
                 else:
@@ -262,7 +267,7 @@ def clean(arguments: argparse.Namespace) -> Iterator[Row]:
             }  # fmt: skip
 
 
-def demosaic(arguments: argparse.Namespace) -> Iterator[Row]:
+def demosaic(arguments: argparse.Namespace) -> Iterator[Line]:
     from colour_demosaicing import demosaicing_CFA_Bayer_Malvar2004, demosaicing_CFA_Bayer_Menon2007
 
     methods: dict[str, Callable[[Tensor, str], Tensor]] = {}
@@ -277,15 +282,14 @@ def demosaic(arguments: argparse.Namespace) -> Iterator[Row]:
     for dataset in ("McMaster18", "Kodak24"):
         for pattern in BAYER_PATTERNS:
             found: dict[str, list[float]] = {name: [] for name in methods}
-            for _, pixels in clean_images(arguments.data_dir, dataset, arguments.limit):
-                clean = torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255
+            for clean in clean_images(arguments.data_dir, dataset, arguments.limit):
                 mosaic = degrade.bayer_mosaic(clean[None], pattern)[0]
                 for name, method in methods.items():
                     found[name].append(psnr(method(mosaic, pattern), clean))
             yield {"set": dataset, "pattern": pattern} | {name: mean(values) for name, values in found.items()}
 
 
-SUBCOMMANDS: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
+SUBCOMMANDS: dict[str, Callable[[argparse.Namespace], Iterator[Line]]] = {
     "sigma": sigma,
     "flat": flat,
     "zero": zero,
@@ -297,7 +301,7 @@ SUBCOMMANDS: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
 }
 
 
-def show(rows: Iterator[Row]) -> None:
+def show(rows: Iterator[Line]) -> None:
     """A Markdown table, a row as soon as it is known; a new head where the columns change."""
     columns: list[str] = []
     for row in rows:

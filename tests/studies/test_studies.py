@@ -9,27 +9,38 @@ import pytest
 from helpers import ROOT, shared
 
 
+def run(script: str, *arguments: object) -> str:
+    """What a script of this folder prints."""
+    command = [sys.executable, str(Path(__file__).with_name(script)), *map(str, arguments)]
+    result = subprocess.run(command, text=True, capture_output=True, check=False, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
 @pytest.mark.parametrize(
     ("what", "model", "column"),
     [("clean", "dejpeg-gray", "guard: left alone"), ("attention", "denoise-gray-lite", "% edges pruned"),
      ("estimate", None, "8 bit: error")],
 )  # fmt: skip
 def test_quality_runs(what: str, model: str | None, column: str) -> None:
-    command = [sys.executable, str(Path(__file__).with_name("quality.py")), what, "--limit", "1"]
-    command += ["--data-dir", str(shared("testsets")), *(["--model", model] if model else [])]
-    result = subprocess.run(command, text=True, capture_output=True, check=False)
-    assert result.returncode == 0, result.stderr
-    assert column in result.stdout
+    with_model = ["--model", model] if model else []
+    assert column in run("quality.py", what, "--limit", 1, "--data-dir", shared("testsets"), *with_model)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "row"),
+    [(["network", "--size", 64], "| ours, lite, bf16 | "), (["memory", "--megapixels", 0.02], "| 0.02 | ")],
+)
+def test_speed_runs(arguments: list[object], row: str) -> None:
+    assert row in run("speed.py", *arguments)
 
 
 def test_pictures(tmp_path: Path) -> None:
     """The README's figures come out again."""
-    command = [sys.executable, str(Path(__file__).with_name("pictures.py")), "-o", str(tmp_path)]
-    result = subprocess.run(command, text=True, capture_output=True, check=False)
-    assert result.returncode == 0, result.stderr
+    printed = run("pictures.py", "-o", tmp_path)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     told = [[float(x) for x in figures] for figures in re.findall(r"([\d.]+) → ([\d.]+) dB", readme)]
-    rows = [line.strip("| ").split(" | ") for line in result.stdout.splitlines()[2:]]
+    rows = [line.strip("| ").split(" | ") for line in printed.splitlines()[2:]]
     for name, *figures in rows:
         assert (tmp_path / f"{name}.jpg").stat().st_size > 10_000
         assert name == "real" or [float(x) for x in figures] in [pytest.approx(pair, abs=0.02) for pair in told]

@@ -21,9 +21,10 @@ from typer.testing import CliRunner
 from dagl_cli.cli import app
 from dagl_cli.degrade import paper_noise
 from dagl_cli.errors import DaglError
-from dagl_cli.measuring import bench, datasets
+from dagl_cli.measuring import cases, datasets, gates, measure, tables
+from dagl_cli.measuring.cases import Case, Published
+from dagl_cli.measuring.methods import OURS, Method, Settings
 from dagl_cli.measuring.metrics import psnr, ssim_gaussian
-from dagl_cli.restoring import restorer as pipeline
 from dagl_cli.restoring import tiling
 from dagl_cli.store import weights
 
@@ -49,7 +50,7 @@ def sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             path.write_bytes(buffer.getvalue())
             digest = hashlib.sha256(buffer.getvalue()).hexdigest()
             files.append(datasets.File(path.name, path.stat().st_size, digest))
-        entries[name] = datasets.Dataset(name, "a toy", channels, "some/body", "0" * 40, name, tuple(files))
+        entries[name] = datasets.Dataset(name, "a toy", channels, tuple(files), "some/body", "0" * 40, name)
     entries["Real"] = replace(entries["Toy-color"], name="Real", clean=False)
     monkeypatch.setattr(datasets, "DATASETS", entries)
     levels = (
@@ -59,13 +60,13 @@ def sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ablation = [
         {"dataset": "Toy", "task": "denoise", "level": 25.0, "variant": v, "methods": {"DAGL": [3, None]}} for v in "12"
     ]
-    empty = bench.Published("nothing", [])
+    empty = Published("nothing", [])
     monkeypatch.setattr(
-        bench,
+        cases,
         "PUBLISHED",
         {
-            "table 1": bench.Published("Toys", list(levels)), "table 3": empty, "table 4": empty,
-            "table 6": bench.Published("Heads", ablation),
+            "table 1": Published("Toys", list(levels)), "table 3": empty, "table 4": empty,
+            "table 6": Published("Heads", ablation),
         },
     )  # fmt: skip
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -92,7 +93,7 @@ def rows(result: Any) -> list[dict[str, Any]]:
     return json.loads(result.stdout)["rows"]
 
 
-def test_a_row_is_what_the_paper_measures(sets: Path, model: Path):
+def test_a_row_is_what_the_paper_measures(sets: Path, model: Path) -> None:
     """Seed 1 for every image, noise not clipped, the release's chop, floats, Gaussian SSIM: all by hand here."""
     found = rows(dagl("--dataset", "Toy", "--sigma", 25, "--model", model, "--data-dir", sets, "--json"))
     network, _ = weights.load(model)
@@ -125,7 +126,7 @@ def weights_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_practical_measures_what_a_file_would_hold(sets: Path, model: Path):
+def test_practical_measures_what_a_file_would_hold(sets: Path, model: Path) -> None:
     common = ["--dataset", "Toy", "--sigma", 25, "--model", model, "--data-dir", sets, "--json"]
     (paper,), (practical,) = rows(dagl(*common)), rows(dagl(*common, "--protocol", "practical"))
     assert (practical["tiling"], practical["rounding"]) == ("blend", "results clipped, rounded to 8 bits")
@@ -137,7 +138,7 @@ def test_practical_measures_what_a_file_would_hold(sets: Path, model: Path):
 
 
 @pytest.mark.parametrize(("task", "dataset", "levels"), [("dejpeg", "Toy", 4), ("demosaic", "Toy-color", 1)])
-def test_every_task_has_its_levels(sets: Path, tmp_path: Path, task: str, dataset: str, levels: int):
+def test_every_task_has_its_levels(sets: Path, tmp_path: Path, task: str, dataset: str, levels: int) -> None:
     channels = 3 if task == "demosaic" else 1
     model = saved(tmp_path / "m.safetensors", tiny(task, channels, graph=False))
     found = rows(dagl("--task", task, "--dataset", dataset, "--model", model, "--data-dir", sets, "--json"))
@@ -149,24 +150,24 @@ def test_every_task_has_its_levels(sets: Path, tmp_path: Path, task: str, datase
 def counted(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> list[str]:
     """The names of images that are measured from now on; KeyboardInterrupt after so many."""
     names: list[str] = []
-    measure_image = bench._measure_image
+    measure_image = measure._measure_image
 
-    def measure(*arguments: Any) -> dict[str, Any]:
+    def counting(*arguments: Any) -> Any:
         if len(names) == stop_after:
             raise KeyboardInterrupt
         names.append(str(arguments[0]))
         return measure_image(*arguments)
 
-    monkeypatch.setattr(bench, "_measure_image", measure)
+    monkeypatch.setattr(measure, "_measure_image", counting)
     return names
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(sets: Path, model: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_interrupted_run_goes_on_where_it_stopped(sets: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     common = ["--dataset", "Toy", "--sigma", 25, "--model", model, "--data-dir", sets, "--json"]
     with monkeypatch.context() as patch:
         assert len(counted(patch, stop_after=2)) == 0
         assert dagl(*common).exit_code == 130
-    with bench.results_path().open("ab") as file:
+    with measure.cache_path().open("ab") as file:
         file.write(b'\n{"key": "cut o')  # as a power cut leaves it
     with monkeypatch.context() as patch:
         names = counted(patch)
@@ -193,7 +194,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(sets: Path, model: Path, mo
 )
 def test_whatever_decides_a_result_makes_it_new(
     sets: Path, model: Path, monkeypatch: pytest.MonkeyPatch, change: list[object]
-):
+) -> None:
     common = ["--dataset", "Toy", "--model", model, "--data-dir", sets, "--limit", 1, "--json"]
     rows(dagl(*common, "--sigma", 25))
     names = counted(monkeypatch)
@@ -201,7 +202,9 @@ def test_whatever_decides_a_result_makes_it_new(
     assert len(names) == 1
 
 
-def test_other_weights_under_the_same_name_are_measured_anew(sets: Path, model: Path, monkeypatch: pytest.MonkeyPatch):
+def test_other_weights_under_the_same_name_are_measured_anew(
+    sets: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     common = ["--dataset", "Toy", "--sigma", 25, "--model", model, "--data-dir", sets, "--limit", 1, "--json"]
     before = rows(dagl(*common))
     saved(model, tiny(shift=0.02, graph=False))
@@ -210,7 +213,7 @@ def test_other_weights_under_the_same_name_are_measured_anew(sets: Path, model: 
     assert before[0]["psnr"] != after[0]["psnr"]
 
 
-def test_results_that_cannot_be_kept_are_one_line(sets: Path, model: Path, tmp_path: Path):
+def test_results_that_cannot_be_kept_are_one_line(sets: Path, model: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").write_bytes(b"")  # a file where the folder should be
     failed = dagl("--dataset", "Toy", "--sigma", 25, "--model", model, "--data-dir", sets)
     assert failed.exit_code == 1
@@ -218,7 +221,7 @@ def test_results_that_cannot_be_kept_are_one_line(sets: Path, model: Path, tmp_p
     assert rows(dagl("--dataset", "Toy", "--sigma", 25, "--model", model, "--data-dir", sets, "--no-cache", "--json"))
 
 
-def test_the_table_and_its_files(sets: Path, model: Path, tmp_path: Path):
+def test_the_table_and_its_files(sets: Path, model: Path, tmp_path: Path) -> None:
     files = {kind: tmp_path / f"out.{kind}" for kind in ("csv", "markdown", "report")}
     flags = [word for kind, path in files.items() for word in (f"--{kind}", path)]
     result = dagl("--table", 1, "--model", model, "--data-dir", sets, *flags)
@@ -239,7 +242,7 @@ def test_the_table_and_its_files(sets: Path, model: Path, tmp_path: Path):
         assert name in page
 
 
-def test_others_run_on_the_same_inputs(sets: Path, model: Path, tmp_path: Path):
+def test_others_run_on_the_same_inputs(sets: Path, model: Path, tmp_path: Path) -> None:
     report = tmp_path / "r.html"
     others = [word for name in ("input", "nlm", "tv") for word in ("--compare", name)]
     common = ["--dataset", "Toy", "--sigma", 25, "--model", model, "--data-dir", sets, *others]
@@ -259,7 +262,7 @@ def test_others_run_on_the_same_inputs(sets: Path, model: Path, tmp_path: Path):
     assert "--compare bm4d" in unknown.stderr
 
 
-def test_a_model_or_folder_that_is_not_there_is_said_once(sets: Path, model: Path):
+def test_a_model_or_folder_that_is_not_there_is_said_once(sets: Path, model: Path) -> None:
     absent = dagl("--table", 1, "--model", "absent", "--data-dir", sets)
     assert absent.exit_code == 4
     assert absent.stderr.count("absent") == 1
@@ -268,13 +271,13 @@ def test_a_model_or_folder_that_is_not_there_is_said_once(sets: Path, model: Pat
     assert "no such folder" in absent.stderr
 
 
-def test_tiles_that_shrank_are_not_measured(sets: Path, model: Path, monkeypatch: pytest.MonkeyPatch):
+def test_tiles_that_shrank_are_not_measured(sets: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def out_of_memory(*arguments: object, **options: object) -> None:
         raise MemoryError
 
     blend = tiling.overlap_blend
     monkeypatch.setattr(
-        pipeline.tiling,
+        tiling,
         "overlap_blend",
         lambda run, x, tile, *rest, **options: (blend if tile < 512 else out_of_memory)(run, x, tile, *rest, **options),
     )
@@ -283,31 +286,32 @@ def test_tiles_that_shrank_are_not_measured(sets: Path, model: Path, monkeypatch
     assert "out of memory on cpu: measure with a smaller --tile" in failed.stderr
 
 
-def test_a_perfect_result_is_no_broken_json(sets: Path):
-    case = bench.Case("Toy-color", "demosaic", None)
+def test_a_perfect_result_is_no_broken_json(sets: Path) -> None:
+    case = Case(datasets.dataset("Toy-color"), "demosaic")
     clean = torch.from_numpy(picture(*SIZES[0], 3)).permute(2, 0, 1).float() / 255
-    settings = {"device": "cpu", "sha256": None, "network": "an oracle", "tiling": "none", "tile": None}
-    oracle = bench.Method("ours", lambda x, level: clean, settings | {"ensemble": "none", "precision": "float32"})
-    row = bench.measure(case, oracle, sets, limit=1)
+    oracle = Method(OURS, lambda x, level: clean, Settings("an oracle"))
+    row = measure.measure(case, oracle, sets, limit=1)
     assert json.loads(json.dumps(row.to_dict(), allow_nan=False))["psnr"] is None
-    assert "inf" in bench.summary([case], [row])[1][0][2]
-    assert "∞" in bench.page("an oracle", [case], [row], lambda case: [oracle], sets)
+    assert "inf" in tables.summary([case], [row])[1][0][2]
+    assert "∞" in tables.page("an oracle", [case], [row], lambda case: [oracle], sets)
 
 
-def test_offline_asks_for_nothing(sets: Path, model: Path, monkeypatch: pytest.MonkeyPatch):
+def test_offline_asks_for_nothing(sets: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "download", None)
-    failed = dagl("--dataset", "Toy", "--sigma", 25, "--model", model, "--offline")
+    failed = dagl("--dataset", "Toy", "--model", model, "--offline")
     assert failed.exit_code == 1
-    assert "1.png is missing: `dagl datasets download Toy" in failed.stderr
+    assert failed.stderr.count("\n") == 1, "once, however many levels there are"
+    assert failed.stderr.startswith("Error: Toy: not in ")
+    assert "give your copy by --data-dir, or run `dagl datasets download Toy`" in failed.stderr
 
 
-def test_a_result_of_another_shape_is_refused():
-    turned = bench.Method("turned", lambda x, level: x.mT, {})
+def test_a_result_of_another_shape_is_refused() -> None:
+    turned = Method("turned", lambda x, level: x.mT, Settings("a function"))
     with pytest.raises(DaglError, match="nothing to measure"):
-        bench.restored(turned, torch.zeros(1, 8, 9), None, "paper")
+        measure.restored(turned, torch.zeros(1, 8, 9), None, "paper")
 
 
-def test_half_a_set_has_no_difference(sets: Path, model: Path):
+def test_half_a_set_has_no_difference(sets: Path, model: Path) -> None:
     common = ["--table", 1, "--sigma", 15, "--model", model, "--data-dir", sets, "--limit", 2]
     (row,) = rows(dagl(*common, "--json"))
     assert (row["images"], row["of"]) == (2, 3)
@@ -317,7 +321,7 @@ def test_half_a_set_has_no_difference(sets: Path, model: Path):
     assert "the first 2 of 3 images" in " ".join(text.split())
 
 
-def test_variants_are_found_by_their_preset(sets: Path, tmp_path: Path):
+def test_variants_are_found_by_their_preset(sets: Path, tmp_path: Path) -> None:
     folder = tmp_path / "runs"
     folder.mkdir()
     saved(folder / "a.safetensors", tiny(noise_map=False, shift=0.01, graph=False), training={"preset": "table6:2"})
@@ -333,7 +337,7 @@ def test_variants_are_found_by_their_preset(sets: Path, tmp_path: Path):
     assert "no networks of table 6" in nothing.stderr
 
 
-def test_tolerance_is_a_gate(sets: Path, model: Path, tmp_path: Path):
+def test_tolerance_is_a_gate(sets: Path, model: Path, tmp_path: Path) -> None:
     common = ["--dataset", "Toy", "--sigma", 25, "--model", model, "--data-dir", sets]
     assert dagl(*common, "--tolerance", 0).exit_code == 0, "the published 3 dB are easy"
     text = dagl(*common, "--json").stdout
@@ -367,16 +371,16 @@ def test_tolerance_is_a_gate(sets: Path, model: Path, tmp_path: Path):
     assert dagl(*common, "--tolerance", 0.2, "--reference", reference).exit_code == 2
 
 
-def test_a_broken_network_does_not_pass_the_gate(sets: Path):
-    case = bench.cases_for(["Toy"], "denoise", [25.0])[0]
-    broken = bench.Method(bench.OURS, lambda bad, level: bad * math.nan, {"device": "cpu"})
-    row = bench.measure(case, broken, sets)
+def test_a_broken_network_does_not_pass_the_gate(sets: Path) -> None:
+    case = cases.cases_for([datasets.dataset("Toy")], "denoise", [25.0])[0]
+    broken = Method(OURS, lambda bad, level: bad * math.nan, Settings("a function"))
+    row = measure.measure(case, broken, sets)
     assert math.isnan(row.mean("psnr")), "not infinite"
-    short, compared = bench.below([row], 1, None)
+    short, compared = gates.below([row], 1, None)
     assert (len(short), compared) == (1, 1)
 
 
-def test_outputs_never_take_the_place_of_anything_else(sets: Path, model: Path, tmp_path: Path):
+def test_outputs_never_take_the_place_of_anything_else(sets: Path, model: Path, tmp_path: Path) -> None:
     common = ["--dataset", "Toy", "--sigma", 25, "--model", model, "--data-dir", sets, "-q"]
     before = model.read_bytes()
     for arguments, said in (
@@ -392,7 +396,7 @@ def test_outputs_never_take_the_place_of_anything_else(sets: Path, model: Path, 
         assert dagl(*common, "--csv", tmp_path / "rows.csv").exit_code == 0
 
 
-def test_a_damaged_copy_is_not_accepted_because_results_are_known(sets: Path, model: Path):
+def test_a_damaged_copy_is_not_accepted_because_results_are_known(sets: Path, model: Path) -> None:
     common = ["--dataset", "Toy", "--sigma", 25, "--model", model, "--data-dir", sets, "-q", "--json"]
     assert dagl(*common).exit_code == 0
     (sets / "Toy/2.png").write_bytes(b"?")
@@ -403,34 +407,34 @@ def test_a_damaged_copy_is_not_accepted_because_results_are_known(sets: Path, mo
     assert "2.png is not the published file" in damaged.stderr
 
 
-def test_a_measured_method_never_takes_a_published_column(sets: Path):
-    case = bench.cases_for(["Toy"], "denoise", [25.0])[0]
+def test_a_measured_method_never_takes_a_published_column(sets: Path) -> None:
+    case = cases.cases_for([datasets.dataset("Toy")], "denoise", [25.0])[0]
     rows = [
-        bench.measure(case, bench.Method(name, lambda bad, level: bad, {"device": "cpu"}), sets)
-        for name in ("BM3D", "difference", bench.OURS)
+        measure.measure(case, Method(name, lambda bad, level: bad, Settings("a function")), sets)
+        for name in ("BM3D", "difference", OURS)
     ]
-    columns = bench.grid([case], rows)
+    columns = tables.grid([case], rows)
     assert columns["BM3D"] == [(2, 0.2)]
-    assert columns["BM3D (measured)"] == columns["difference (measured)"] == columns[bench.OURS]
+    assert columns["BM3D (measured)"] == columns["difference (measured)"] == columns[OURS]
     assert columns["difference"][0][0] == pytest.approx(rows[-1].mean("psnr") - 3)
 
 
-def test_a_part_of_a_set_is_called_so(sets: Path):
-    case = bench.cases_for(["Toy"], "denoise", [25.0])[0]
-    method = bench.Method(bench.OURS, lambda bad, level: bad, {"device": "cpu"})
-    assert bench.summary([case], [bench.measure(case, method, sets, limit=2)])[1][0][0] == "Toy σ 25, first 2"
-    assert bench.summary([case], [bench.measure(case, method, sets)])[1][0][0] == "Toy σ 25"
+def test_a_part_of_a_set_is_called_so(sets: Path) -> None:
+    case = cases.cases_for([datasets.dataset("Toy")], "denoise", [25.0])[0]
+    method = Method(OURS, lambda bad, level: bad, Settings("a function"))
+    assert tables.summary([case], [measure.measure(case, method, sets, limit=2)])[1][0][0] == "Toy σ 25, first 2"
+    assert tables.summary([case], [measure.measure(case, method, sets)])[1][0][0] == "Toy σ 25"
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak can be reset on Linux only")
-def test_peak_memory_is_of_the_image_at_hand(sets: Path):
-    case = bench.cases_for(["Toy"], "denoise", [25.0])[0]
+def test_peak_memory_is_of_the_image_at_hand(sets: Path) -> None:
+    case = cases.cases_for([datasets.dataset("Toy")], "denoise", [25.0])[0]
 
     def peak(megabytes: int) -> float:
         def run(bad: torch.Tensor, level: float | None) -> torch.Tensor:
             return bad + torch.ones(megabytes * 250_000)[:1]
 
-        return bench.measure(case, bench.Method(bench.OURS, run, {"device": "cpu"}), sets, limit=1).peak_mb or 0
+        return measure.measure(case, Method(OURS, run, Settings("a function")), sets, limit=1).peak_mb or 0
 
     large = peak(400)
     assert peak(1) < large - 300
@@ -450,12 +454,14 @@ def test_peak_memory_is_of_the_image_at_hand(sets: Path):
         (["--dataset", "Tpy"], "Tpy is unknown: choose one of Toy"),
         (["--dataset", "Real", "--task", "demosaic"], "no clean images"),
         (["--dataset", "Toy", "--task", "demosaic"], "needs a colour one"),
-        (["--dataset", "Toy", "--task", "real"], "no benchmark"),
+        (["--dataset", "Toy", "--task", "real"], "--task real needs a colour one"),
+        (["--dataset", "Toy", "--task", "dehaze"], "no benchmark"),
         (["--dataset", "Toy", "--protocol", "own"], "--protocol own"),
         (["--dataset", "Toy", "--tiling", "own"], "choose one of blend, whole, chop"),
         (["--dataset", "Toy", "--sigma", 99], "--sigma 99"),
         (["--dataset", "Toy", "--sigma", "nan"], "--sigma nan"),
-        (["--dataset", "Toy", "--quality", 10], "--quality for --task dejpeg"),
+        (["--dataset", "Toy", "--task", "denoise", "--quality", 10], "--quality for --task dejpeg"),
+        (["--dataset", "Toy", "--sigma", 10, "--quality", 10], "--quality for --task dejpeg"),
         (["--dataset", "Toy", "--task", "dejpeg", "--quality", 0], "--quality 0"),
         (["--dataset", "Toy", "--compare", "nlm", "--compare", "nlm"], "two methods are called nlm"),
         (["--dataset", "Toy", "--compare", "runs/ours.pth"], "two methods are called ours"),
@@ -472,14 +478,14 @@ def test_peak_memory_is_of_the_image_at_hand(sets: Path):
         (["--dataset", "Toy", "--limit", 0], "limit"),
     ],
 )
-def test_wrong_flags_are_one_line(sets: Path, model: Path, arguments: list[object], said: str):
-    bench.PUBLISHED["table 2"] = bench.Published("Real", [{"methods": {"DAGL": [39.83, 0.957]}}])
+def test_wrong_flags_are_one_line(sets: Path, model: Path, arguments: list[object], said: str) -> None:
+    cases.PUBLISHED["table 2"] = Published("Real", [{"methods": {"DAGL": [39.83, 0.957]}}])
     result = dagl(*arguments, "--model", model, "--data-dir", sets)
     assert result.exit_code == 2, result.output
     assert said in " ".join(result.stderr.split())
 
 
-def test_missing_and_damaged_images_are_named_and_the_rest_is_measured(sets: Path, model: Path):
+def test_missing_and_damaged_images_are_named_and_the_rest_is_measured(sets: Path, model: Path) -> None:
     (sets / "Toy/1.png").write_bytes(b"no image")
     failed = dagl("--dataset", "Toy", "--sigma", 25, "--model", model, "--data-dir", sets)
     assert failed.exit_code == 1
@@ -490,7 +496,7 @@ def test_missing_and_damaged_images_are_named_and_the_rest_is_measured(sets: Pat
     assert [row["dataset"] for row in json.loads(both.stdout)["rows"]] == ["Toy-color"]
 
 
-def test_missing_sets_are_fetched(sets: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_missing_sets_are_fetched(sets: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     common = ["--dataset", "Toy", "--sigma", 25, "--model", model, "--limit", 1]
     failed = dagl(*common)
     assert failed.exit_code == 1
@@ -505,42 +511,42 @@ def test_missing_sets_are_fetched(sets: Path, model: Path, tmp_path: Path, monke
     )
 
 
-def test_published_figures_are_the_papers():
+def test_published_figures_are_the_papers() -> None:
     tables = json.loads(shared("paper/tables.json").read_text())
     count = 0
-    for row in bench.PUBLISHED["table 1"].rows:
+    for row in cases.PUBLISHED["table 1"].rows:
         assert row["methods"] == tables["table1"][row["dataset"]][f"{row['level']:g}"]
         count += 1
-    for row in bench.PUBLISHED["table 3"].rows:
+    for row in cases.PUBLISHED["table 3"].rows:
         cell = tables["table3"][row["dataset"]][f"{row['level']:g}"]
         assert row["methods"] == {name: pair for name, pair in cell.items() if pair}
         count += 1
-    for row in bench.PUBLISHED["table 4"].rows:
+    for row in cases.PUBLISHED["table 4"].rows:
         assert row["methods"] == tables["table4"][row["dataset"].removesuffix("-color")]
         count += 1
     assert count == 9 + 8 + 3
-    five = {row["variant"]: row["methods"]["DAGL"][0] for row in bench.PUBLISHED["table 5"].rows}
+    five = {row["variant"]: row["methods"]["DAGL"][0] for row in cases.PUBLISHED["table 5"].rows}
     assert five == {name: value for name, value in tables["table5"].items() if name != "title"}
-    six = {row["variant"]: row["methods"]["DAGL"][0] for row in bench.PUBLISHED["table 6"].rows}
+    six = {row["variant"]: row["methods"]["DAGL"][0] for row in cases.PUBLISHED["table 6"].rows}
     assert six == {str(row[0]): row[-1] for row in tables["table6"]["rows"]}
-    two = {name: tuple(pair) for name, pair in bench.PUBLISHED["table 2"].rows[0]["methods"].items()}
+    two = {name: tuple(pair) for name, pair in cases.PUBLISHED["table 2"].rows[0]["methods"].items()}
     assert two == {row[0]: (row[3], row[4]) for row in tables["table2"]["rows"]}
     for number in ("5", "8"):
-        (row,) = bench.PUBLISHED[f"figure {number}"].rows
+        (row,) = cases.PUBLISHED[f"figure {number}"].rows
         assert row["methods"] == {k: v for k, v in tables[f"figure{number}"].items() if k != "title"}
 
 
-def test_every_published_case_can_be_measured():
-    for name in bench.PUBLISHED:
+def test_every_published_case_can_be_measured() -> None:
+    for name in cases.PUBLISHED:
         if name != "table 2":
-            for case in bench.cases_of(name):
-                assert case.files(), case
+            for case in cases.cases_of(name):
+                assert case.samples(), case
 
 
-def test_figure_5_s_noisy_image(tmp_path: Path):
+def test_figure_5_s_noisy_image(tmp_path: Path) -> None:
     """The published 20.60 / 0.5748, through the benchmark itself."""
-    (case,) = bench.cases_of("figure 5")
-    identity = bench.Method("input", lambda x, level: x, {"device": "cpu"})
-    row = bench.measure(case, identity, shared("testsets"))
+    (case,) = cases.cases_of("figure 5")
+    identity = Method("input", lambda x, level: x, Settings("a function"))
+    row = measure.measure(case, identity, shared("testsets"))
     assert [round(row.mean("input_psnr"), 2), round(row.mean("input_ssim"), 4)] == list(case.published["Noisy"])
     assert row.mean("psnr") == row.mean("input_psnr"), "results are clipped as the paper's are"
