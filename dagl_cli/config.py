@@ -87,13 +87,13 @@ class ModelConfig:
                 if not isinstance(value, int) or not least <= value <= LARGEST:
                     raise UsageError(f"{name} must be {least}-{LARGEST}, not {value!r}")
         if self.task not in TASKS:
-            raise UsageError(f"task '{self.task}' is unknown: choose one of {', '.join(TASKS)}")
+            raise unknown("task", self.task, TASKS)
         if self.channels not in (1, 3):
             raise UsageError(f"channels must be 1 (gray) or 3 (RGB), not {self.channels}")
         if self.graph not in GRAPHS:
-            raise UsageError(f"graph '{self.graph}' is unknown: choose one of {', '.join(GRAPHS)}")
+            raise unknown("graph", self.graph, GRAPHS)
         if self.activation not in ("prelu", "relu"):
-            raise UsageError(f"activation '{self.activation}' is unknown: choose prelu or relu")
+            raise unknown("activation", self.activation, ("prelu", "relu"))
         if self.blocks < 2 or self.blocks % 2:
             raise UsageError(f"blocks must be even and at least 2, not {self.blocks}")
         if self.stages and self.heads < 1:
@@ -173,11 +173,11 @@ DAGL, and are never called so)."""
 def model_config(variant: str, task: str, channels: int) -> ModelConfig:
     """The configuration of one of our own models (those that `dagl train` makes)."""
     if variant not in VARIANTS:
-        raise UsageError(f"--variant {variant} is unknown: choose one of {', '.join(VARIANTS)}")
+        raise unknown("variant", variant, VARIANTS)
     if task not in TASKS:
-        raise UsageError(f"--task {task} is unknown: choose one of {', '.join(TASKS)}")
+        raise unknown("task", task, TASKS)
     if channels not in TASKS[task].channels:
-        raise UsageError(f"--task {task} has no model for {channels} channel(s): use --color, channels=3")
+        raise UsageError(f"`task` {task} has no model for {channels} channel(s): it needs `channels` 3")
     blocks = 32 if (variant, task) == ("paper", "demosaic") else VARIANTS[variant].blocks
     return replace(VARIANTS[variant], task=task, channels=channels, blocks=blocks, noise_map=TASKS[task].noise_map)
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..config import DEFAULT_PATTERN
+from ..config import DEFAULT_PATTERN, check_pattern
 from .boundary import app
 from .options import Inputs, Output, Restoring, Suffix, flat
 from .run import run
@@ -27,6 +27,7 @@ def demosaic(
     ] = DEFAULT_PATTERN,
 ) -> None:
     """Bayer mosaics (one channel, or three with zeros) and camera raw files to RGB."""
+    check_pattern(pattern.upper())
     run(context, paths, output, suffix, restoring, restoring.options(), task="demosaic", pattern=pattern.upper())
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ..config import check_sigma
 from ..errors import UsageError
 from .boundary import app
 from .options import Inputs, Output, Restoring, Strength, Suffix, by_environment, flat
@@ -28,8 +29,10 @@ def denoise(
     """Remove noise: a known level (--sigma), an estimated one, or camera noise (--real)."""
     if real and sigma is not None:
         if not by_environment(context, "sigma"):
-            raise UsageError("`real` is blind: leave out `sigma`, or leave out `real`")
+            raise UsageError("--real is blind: leave out --sigma, or leave out --real")
         sigma = None
+    if sigma is not None:
+        check_sigma(sigma)
     task = "real" if real else "denoise"
     run(context, paths, output, suffix, restoring, restoring.options(strength=strength), task=task, sigma=sigma)
 
