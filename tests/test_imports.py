@@ -61,6 +61,6 @@ assert 'torch' not in sys.modules
 
 
 def test_public_names() -> None:
+    assert dir(dagl_cli) == sorted(dagl_cli.__all__)
     assert all(getattr(dagl_cli, name) is not None for name in dagl_cli.__all__)
     assert callable(dagl_cli.restore)
-    assert callable(dagl_cli.restore), "still the function after its module was loaded"
