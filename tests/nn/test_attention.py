@@ -1,5 +1,8 @@
 """The streaming form equals the reference, forward and backward, for every graph and any chunking."""
 
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -42,8 +45,9 @@ def test_the_worked_example() -> None:
 @pytest.mark.parametrize("size", [(16, 16), (9, 14), (3, 2)])
 @pytest.mark.parametrize("key_stride", [1, 2])
 def test_the_exportable_form_equals_the_reference(graph: str, size: tuple[int, int], key_stride: int) -> None:
-    inputs, options = tensors(*size, 4, key_stride), dict(graph=graph, patch=7, stride=4, key_stride=key_stride)
-    torch.testing.assert_close(exportable(*inputs, **options), reference(*inputs, **options))  # type: ignore[arg-type]
+    inputs = tensors(*size, 4, key_stride)
+    options: dict[str, Any] = dict(graph=graph, patch=7, stride=4, key_stride=key_stride)
+    torch.testing.assert_close(exportable(*inputs, **options), reference(*inputs, **options))
 
 
 @pytest.mark.parametrize("graph", PATCH_GRAPHS)
@@ -59,13 +63,13 @@ def test_streaming_equals_reference(
     """Patches that overlap with none, one or several on a side, or leave gaps, whole and in blocks of nodes."""
     patch, stride, key_stride = shape
     results = []
-    options = dict(graph=graph, patch=patch, stride=stride, key_stride=key_stride)
-    for attention, extra in ((reference, {}), (streaming, {"budget": budget})):
+    options: dict[str, Any] = dict(graph=graph, patch=patch, stride=stride, key_stride=key_stride)
+    for attention in (reference, partial(streaming, budget=budget)):
         inputs = [t.requires_grad_() for t in tensors(height, width, stride, key_stride, seed)]
-        out = attention(*inputs, **options, **extra)
+        out = attention(*inputs, **options)
         grads = torch.autograd.grad(out.square().sum(), inputs, allow_unused=True)
         with torch.no_grad():  # the in-place form
-            assert torch.allclose(attention(*inputs, **options, **extra), out, atol=1e-12)
+            assert torch.allclose(attention(*inputs, **options), out, atol=1e-12)
         results.append((out, *(torch.zeros_like(t) if g is None else g for t, g in zip(inputs, grads))))
     for ours, expected in zip(results[1], results[0]):
         assert torch.allclose(ours, expected, atol=1e-9)
@@ -118,7 +122,7 @@ def test_memory_stays_within_the_budget() -> None:
     largest = 0
 
     class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             nonlocal largest
             out = function(*args, **(kwargs or {}))
             for t in out if isinstance(out, (tuple, list)) else (out,):
@@ -129,11 +133,8 @@ def test_memory_stays_within_the_budget() -> None:
     stage = MGFAM(ModelConfig(features=8, head_features=2, embedding=4, heads=1)).eval()
     x = torch.rand(1, 8, 32, 32)
 
-    def attention(*args, **kwargs):  # type: ignore[no-untyped-def]
-        return streaming(*args, **kwargs, budget=16 * 1024)
-
     with torch.no_grad(), Watch():
-        stage.aggregate(x, attention)
+        stage.aggregate(x, partial(streaming, budget=16 * 1024))
     assert 0 < largest <= 4 * 1024 * 49 * 2  # the keys and values may be as large; the graph's 64 x 1024 never is whole
 
 
@@ -142,8 +143,8 @@ def test_memory_stays_within_the_budget() -> None:
 def test_gradients_are_those_of_finite_differences(graph: str, keep: int) -> None:
     """One head, kept or computed again, in chunks of one query."""
     inputs = [t[:1, :1].clone().requires_grad_() for t in tensors(5, 3, 4, 1)]
-    options = dict(graph=graph, patch=3, stride=4, key_stride=1, budget=1, keep=keep)
-    assert torch.autograd.gradcheck(lambda *t: streaming(*t, **options), inputs)  # type: ignore[arg-type]
+    options: dict[str, Any] = dict(graph=graph, patch=3, stride=4, key_stride=1, budget=1, keep=keep)
+    assert torch.autograd.gradcheck(lambda *t: streaming(*t, **options), inputs)
 
 
 def test_what_is_kept_for_the_backward_pass() -> None:
@@ -154,7 +155,7 @@ def test_what_is_kept_for_the_backward_pass() -> None:
         saved.append(t.numel())
         return t
 
-    gradients = []
+    gradients: list[tuple[torch.Tensor, ...]] = []
     for keep in (2 * 6 * 16 * 256 * 8 - 1, 2 * 6 * 16 * 256 * 8):  # 2 images, 3 heads, 16 queries, 256 keys, float64
         inputs = [t.requires_grad_() for t in tensors(16, 16, 4, 1)]
         saved.clear()

@@ -8,7 +8,7 @@ from helpers import case, checkpoint, network
 from torch import Tensor
 
 from dagl_cli.nn.attention import exportable, reference
-from dagl_cli.nn.model import DAGL
+from dagl_cli.nn.model import DAGL, MGFAM
 from dagl_cli.nn.streaming import streaming
 from dagl_cli.restoring import tiling
 from dagl_cli.store.release import released_config
@@ -39,7 +39,9 @@ def test_network(name: str, task: str, dtype: torch.dtype) -> None:
 @torch.inference_mode()
 def test_one_head(attention: Callable[..., Tensor]) -> None:
     given, expected = case("head_24x20")
-    heads = network("denoise").stages[1].aggregate(given, attention)
+    stage = network("denoise").stages[1]
+    assert isinstance(stage, MGFAM)
+    heads = stage.aggregate(given, attention)
     assert (heads[:, 32:48] - expected).abs().max() <= 1e-9  # body.8.c2_3: the third of four
 
 

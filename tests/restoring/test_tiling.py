@@ -52,7 +52,9 @@ def tilings(draw: st.DrawFn) -> tuple[int, int, int]:
 
 @settings(max_examples=100, deadline=None)
 @given(sizes, sizes, tilings(), st.integers(1, 5))
-def test_overlap_blend_of_identity_is_the_image(height: int, width: int, tiling: tuple[int, int, int], batch: int):
+def test_overlap_blend_of_identity_is_the_image(
+    height: int, width: int, tiling: tuple[int, int, int], batch: int
+) -> None:
     tile, overlap, multiple = tiling
     image = with_coordinates(height, width)
     original = image.clone()
@@ -98,7 +100,7 @@ def test_overlap_blend_of_identity_is_the_image(height: int, width: int, tiling:
         assert len(spans) == 1 + -(-(size - largest) // step)  # no tile more than needed
 
 
-def test_tiles_have_one_size_where_the_image_permits():
+def test_tiles_have_one_size_where_the_image_permits() -> None:
     recorder = Recorder()
     overlap_blend(recorder, with_coordinates(160, 224), tile=64, overlap=16, multiple=8)
     assert {(h, w) for _, _, h, w in recorder.pieces} == {(64, 64)}
@@ -106,7 +108,7 @@ def test_tiles_have_one_size_where_the_image_permits():
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(20, 90), st.integers(20, 90), st.integers(5, 16), st.integers(24, 48))
-def test_a_local_operator_is_exact_away_from_the_tile_edges(height: int, width: int, overlap: int, tile: int):
+def test_a_local_operator_is_exact_away_from_the_tile_edges(height: int, width: int, overlap: int, tile: int) -> None:
     def box(x: Tensor) -> Tensor:
         return F.avg_pool2d(x, 5, stride=1, padding=2)
 
@@ -127,7 +129,7 @@ def test_a_local_operator_is_exact_away_from_the_tile_edges(height: int, width: 
     assert wrong.max() < 0.2  # zero padding alone takes away up to 0.6 of a bright pixel's value
 
 
-def test_seams_fade():
+def test_seams_fade() -> None:
     """Tiles that differ by a constant give a slope, not a step: no jump larger than the steepest weight change."""
     values = iter(range(100))
 
@@ -140,7 +142,7 @@ def test_seams_fade():
     assert row.diff().max() < 0.15
 
 
-def test_channels_in_and_out_may_differ():
+def test_channels_in_and_out_may_differ() -> None:
     image = torch.rand(4, 50, 70)
     result = overlap_blend(lambda x: x[:, :3] * x[:, 3:], image, tile=32, overlap=8, multiple=2)
     torch.testing.assert_close(result, image[:3] * image[3:])
@@ -150,12 +152,12 @@ def test_channels_in_and_out_may_differ():
     ("tile", "overlap", "multiple", "batch"),
     [(32, 32, 1, 1), (32, 26, 8, 1), (4, 0, 8, 1), (32, -1, 1, 1), (32, 8, 8, 0)],
 )
-def test_tilings_without_a_step_are_refused(tile: int, overlap: int, multiple: int, batch: int):
+def test_tilings_without_a_step_are_refused(tile: int, overlap: int, multiple: int, batch: int) -> None:
     with pytest.raises(UsageError):
         overlap_blend(lambda x: x, torch.zeros(1, 8, 8), tile, overlap, multiple, batch=batch)
 
 
-def test_whole_is_one_call():
+def test_whole_is_one_call() -> None:
     recorder = Recorder(lambda x: x + 1)
     progress: list[tuple[int, int]] = []
     image = with_coordinates(13, 1)
@@ -194,14 +196,14 @@ def chop_oracle(restore: Callable[[Tensor], Tensor], x: Tensor, margin: int, max
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(44, 330), st.integers(44, 330), st.sampled_from([24, 12, 23]), st.sampled_from([10_000, 4_000]))
-def test_chop_is_the_release_to_the_bit(height: int, width: int, margin: int, max_pixels: int):
+def test_chop_is_the_release_to_the_bit(height: int, width: int, margin: int, max_pixels: int) -> None:
     image = torch.rand(2, height, width, dtype=torch.float64)
     expected = chop_oracle(depends_on_position, image[None], margin, max_pixels)[0]
     assert torch.equal(chop(depends_on_position, image, margin, max_pixels), expected)
     assert torch.equal(chop(depends_on_position, image, margin, max_pixels, batch=3), expected)
 
 
-def test_chop_of_512_is_256_pieces_of_76():
+def test_chop_of_512_is_256_pieces_of_76() -> None:
     """DESIGN section 4: 5.6 times the pixels."""
     recorder = Recorder()
     progress: list[tuple[int, int]] = []
@@ -214,12 +216,12 @@ def test_chop_of_512_is_256_pieces_of_76():
 
 @settings(max_examples=25, deadline=None)
 @given(sizes, sizes, st.sampled_from([4, 12, 24]), st.sampled_from([1, 500, 10_000]))
-def test_chop_also_takes_what_the_release_cannot(height: int, width: int, margin: int, max_pixels: int):
+def test_chop_also_takes_what_the_release_cannot(height: int, width: int, margin: int, max_pixels: int) -> None:
     image = with_coordinates(height, width)
     assert torch.equal(chop(Recorder(), image, margin, max_pixels), image[:1])
 
 
-def test_chop_refuses_a_margin_that_leaves_gaps():
+def test_chop_refuses_a_margin_that_leaves_gaps() -> None:
     with pytest.raises(UsageError):
         chop(lambda x: x, torch.zeros(1, 50, 50), margin=3)
 
@@ -227,9 +229,12 @@ def test_chop_refuses_a_margin_that_leaves_gaps():
 # --- the ensemble ---
 
 
-def test_ensemble_is_the_mean_over_the_eight_views():
+Turn = Callable[[np.ndarray], np.ndarray]
+
+
+def test_ensemble_is_the_mean_over_the_eight_views() -> None:
     """Against the eight modes as the release lists them, numpy on (H, W)."""
-    modes = [  # forward and back
+    modes: list[tuple[Turn, Turn]] = [  # forward and back
         (lambda a: a, lambda a: a),
         (lambda a: np.flipud(np.rot90(a)), lambda a: np.flipud(np.rot90(a))),
         (np.flipud, np.flipud),
@@ -259,7 +264,7 @@ def test_ensemble_is_the_mean_over_the_eight_views():
     assert sorted(calls) == [(1, 2, 9, 14)] * 4 + [(1, 2, 14, 9)] * 4
 
 
-def test_ensemble_works_inside_tiles():
+def test_ensemble_works_inside_tiles() -> None:
     image = torch.rand(2, 60, 45)
     result = overlap_blend(ensemble_x8(lambda x: x[:, :1] * x[:, 1:]), image, tile=32, overlap=8, multiple=4, batch=2)
     torch.testing.assert_close(result, image[:1] * image[1:])

@@ -205,7 +205,7 @@ def archive(kind: str, path: Path, files: dict[str, bytes]) -> Path:
             for name, content in files.items():
                 out.writestr(name, content)
     else:
-        with tarfile.open(path, f"w:{kind}") as out:
+        with tarfile.open(path, f"w:{kind}") as out:  # type: ignore[call-overload]
             for name, content in files.items():
                 member = tarfile.TarInfo(name)
                 member.size = len(content)
