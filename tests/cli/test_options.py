@@ -87,4 +87,4 @@ def test_the_library_does_not_speak_command_line(path: Path) -> None:
     }
     for node in strings:
         if id(node) not in documentation:
-            assert not re.search(r"(?<![\w-])--[a-z]", node.value), f"{path}:{node.lineno}: {node.value!r}"
+            assert not re.search(r"(?<![\w-])--[a-z]", str(node.value)), f"{path}:{node.lineno}: {node.value!r}"
