@@ -177,7 +177,7 @@ def model_config(variant: str, task: str, channels: int) -> ModelConfig:
     if task not in TASKS:
         raise unknown("task", task, TASKS)
     if channels not in TASKS[task].channels:
-        raise UsageError(f"`task` {task} has no model for {channels} channel(s): it needs `channels` 3")
+        raise UsageError(f"`task` {task} has no model for {channels} channel(s): choose colour, 3 (`channels`)")
     blocks = 32 if (variant, task) == ("paper", "demosaic") else VARIANTS[variant].blocks
     return replace(VARIANTS[variant], task=task, channels=channels, blocks=blocks, noise_map=TASKS[task].noise_map)
 

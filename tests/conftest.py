@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import SHIFT, saved, tiny
+from helpers import SHIFT, saved, scene, small_photos, tiny
+from PIL import Image
 
 from dagl_cli.restoring import estimate
 from dagl_cli.store import weights
@@ -67,3 +68,16 @@ def identities(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def bundled(identities: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "folder", lambda: identities)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return small_photos(tmp_path / "photos")
+
+
+@pytest.fixture
+def scenes(tmp_path: Path) -> Path:
+    """A folder of four smooth colour photographs, 64x72."""
+    for i in range(4):
+        Image.fromarray(scene(i)).save(tmp_path / f"photo{i}.png")
+    return tmp_path

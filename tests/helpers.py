@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
+from subprocess import PIPE, Popen
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from dagl_cli.cli import app
@@ -16,6 +20,7 @@ from dagl_cli.config import TASKS, ModelConfig
 from dagl_cli.nn.model import DAGL
 from dagl_cli.store import weights
 from dagl_cli.store.release import convert_released, released_config
+from dagl_cli.training.presets import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "tests/data"
@@ -116,3 +121,68 @@ def refused(*arguments: object, code: int = 2) -> str:
 def tree() -> dict[str, bytes]:
     """Every file and folder below the current one."""
     return {str(p): p.read_bytes() if p.is_file() else b"" for p in sorted(Path().rglob("*"))}
+
+
+# --- tiny training runs ----------------------------------------------------------------------------------------------
+
+TINY_NETWORK = dict(features=8, blocks=2, stages=1, heads=1, head_features=4, embedding=4)
+TRAIN = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from helpers import run_config
+from dagl_cli.training.loop import train
+train(run_config(Path(sys.argv[1]), Path(sys.argv[2]), **eval(sys.argv[3])))
+"""
+"""What `train_elsewhere` runs."""
+
+
+def small_photos(folder: Path) -> Path:
+    """Nine smooth colour photographs to train on, 64x72, one of which has two crops."""
+    folder.mkdir()
+    y, x = np.mgrid[0:64, 0:72] / 64
+    for i, name in enumerate(["a_0", "a_1", *"bcdefghi"]):
+        pixels = np.stack([np.sin(3 * x + i), np.cos(4 * y * x + i), x - y], -1) * 100 + 128
+        Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8)).save(folder / f"{name}.png")
+    return folder
+
+
+def scene(seed: int, height: int = 64, width: int = 72) -> np.ndarray:
+    """A smooth colour picture, uint8 (H, W, 3), that no other seed gives."""
+    rough = np.random.default_rng(seed).integers(0, 256, (9, 9, 3), np.uint8)
+    return np.asarray(Image.fromarray(rough).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def run_config(photos: Path, output: Path, **changes: object) -> TrainConfig:
+    """Six steps of a tiny network on a few photos, with a checkpoint after each."""
+    settings: dict[str, object] = dict(
+        task="denoise", data=[photos], output=output, channels=1, variant="half", model=TINY_NETWORK, steps=6, batch=4,
+        crop=16, precision="fp32", device="cpu", threads=1, warmup=2, save_minutes=0.0, log_minutes=0.0,
+    )  # fmt: skip
+    return TrainConfig(**(settings | changes))  # type: ignore[arg-type]
+
+
+def train_elsewhere(photos: Path, output: Path, *, env: dict[str, str] | None = None, **changes: object) -> Popen[str]:
+    """The same in a process of its own, which has its own group; warnings are errors but those about forks."""
+    arguments = ["-W", "error", "-W", "ignore:.*use of fork.*:DeprecationWarning", "-c", TRAIN]
+    return Popen(
+        [sys.executable, *arguments, str(photos), str(output), repr(changes)],
+        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"} | (env or {}),
+        stderr=PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def averaged(output: Path) -> dict[str, torch.Tensor]:
+    """The averaged weights of a run, not rounded to float16."""
+    average: dict[str, torch.Tensor] = torch.load(output / "state.pt", weights_only=True)["average"]
+    return average
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    """Of two runs, bit for bit."""
+    return all(torch.equal(v, averaged(b)[k]) for k, v in averaged(a).items())
+
+
+def log_of(output: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]

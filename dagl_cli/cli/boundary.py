@@ -38,23 +38,35 @@ def _mistyped(group: Any = None) -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
-def with_flags(message: str) -> str:
-    """A message of the library for the command line: parameters in backquotes, `max_pixels`, become --max-pixels."""
-    return re.sub(r"`([a-z][a-z_]*)`", lambda name: flags().get(name[1], name[0]), message)
+def with_flags(message: str, command: str | None = None) -> str:
+    """A message of the library for the command line: parameters in backquotes, `max_pixels`, become --max-pixels.
+
+    command: whose flags come first where those of several commands differ.
+    """
+    return re.sub(r"`([a-z][a-z_]*)`", lambda name: flags(command).get(name[1], name[0]), message)
 
 
 @functools.cache
-def flags() -> dict[str, str]:
-    """The name of every command's every parameter -> its flag; arguments have none."""
+def flags(command: str | None = None) -> dict[str, str]:
+    """The name of every command's every parameter -> its flag, that of `command` first; arguments have none."""
 
     def below(command: Any) -> Iterator[tuple[str, str]]:
         for parameter in command.params:
             if parameter.param_type_name == "option":
-                yield parameter.name, max(parameter.opts, key=len)
+                yield parameter.name, _flag(parameter)
         for inner in getattr(command, "commands", {}).values():
             yield from below(inner)
 
-    return dict(below(typer.main.get_command(app)))
+    root: Any = typer.main.get_command(app)
+    own = root.commands.get(command)
+    return dict(below(root)) | (dict(below(own)) if own else {})
+
+
+def _flag(parameter: Any) -> str:
+    """As --tile; both names of a switch that is named otherwise than its parameter: --gray/--color for `channels`."""
+    flag: str = max(parameter.opts, key=len)
+    named = flag[2:].replace("-", "_") == parameter.name
+    return flag if named or not parameter.secondary_opts else f"{flag}/{max(parameter.secondary_opts, key=len)}"
 
 
 class ErrorBoundary(TyperGroup):
@@ -71,7 +83,7 @@ class ErrorBoundary(TyperGroup):
             sys.stdout.flush()
             return result
         except DaglError as error:
-            say(f"Error: {with_flags(str(error))}", "red")
+            say(f"Error: {with_flags(str(error), ctx.invoked_subcommand)}", "red")
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             say("Interrupted: finished files are kept, running the command again does the rest.", "yellow")

@@ -17,19 +17,19 @@ from ..config import VARIANTS
 from ..errors import UsageError
 from ..training import presets
 from ..training.presets import PRESETS, TrainConfig
-from .boundary import app
+from .boundary import app, with_flags
 from .console import errors, say
 from .options import a_path, by_environment
 
-_DEFAULTS = {f.name: f.default for f in fields(TrainConfig)}
+_FIELDS = {f.name: f.default for f in fields(TrainConfig)}
 
 
-def _option(name: str, help: str, *flags: str, envvar: str | None = None) -> Any:
+def _option(name: str, help: str, *flags: str, envvar: str | None = None, **more: Any) -> Any:
     """A setting's flag. It is None where it is not given, so that a TOML file and a preset can say it."""
-    default = _DEFAULTS[name]
-    shown = False if default is MISSING or default is None or default == "" else str(default)
+    default = _FIELDS[name]
+    shown = False if default in (MISSING, None, "") else str(default)
     parser = a_path if name in ("data", "output") else None
-    return typer.Option(*flags, parser=parser, help=help, show_default=shown, envvar=envvar)
+    return typer.Option(*flags, parser=parser, help=help, envvar=envvar, **{"show_default": shown} | more)
 
 
 @app.command()
@@ -44,12 +44,19 @@ def train(
     ] = None,
     preset: Annotated[str | None, _option("preset", f"Settings to start from: {', '.join(PRESETS)}.")] = None,
     config: Annotated[Path | None, typer.Option(parser=a_path, help="TOML file of settings; flags come first.")] = None,
-    gray: Annotated[
-        bool | None, typer.Option("--gray/--color", help="A model for gray or for colour images.", show_default="color")
+    channels: Annotated[
+        bool | None,
+        _option("channels", "A model for gray or for colour images.", "--gray/--color", show_default="color"),
     ] = None,
     variant: Annotated[str | None, _option("variant", f"{', '.join(VARIANTS)}.")] = None,
-    set: Annotated[
-        list[str] | None, typer.Option(help="A setting of the network, as outer_blocks=3; may be given more than once.")
+    model: Annotated[
+        list[str] | None,
+        _option(
+            "model",
+            "A setting of the network, as outer_blocks=3; may be given more than once.",
+            "--set",
+            show_default=False,
+        ),
     ] = None,
     sigma: Annotated[float | None, _option("sigma", "The one noise level to train for; default: 0-75.")] = None,
     sigma_error: Annotated[
@@ -98,62 +105,19 @@ def train(
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no messages but errors.")] = False,
 ) -> None:
     """Train a model on folders of images. Ctrl-C saves; --resume continues."""
-    given = {k: v for k, v in locals().items() if k in _DEFAULTS and v is not None and v != []}
-    if gray is not None:
-        given["channels"] = 1 if gray else 3
-    if set:
-        given["model"] = presets.parse_set(set)
-    toml = presets.read_toml(config) if config else {}
-    saved = None
-    if resume:
-        folder = given.get("output") or toml.get("output")
-        if folder is None:
-            raise UsageError("give --output, the folder of the run that --resume continues")
-        if not (folder / "run.toml").is_file():
-            raise UsageError(f"--output {folder} holds no run to --resume")
-        saved = presets.read_toml(folder / "run.toml") | {"output": folder}
-    if by_environment(context, "device") and "device" in toml | (saved or {}):
-        del given["device"]
-    settings = presets.resolve(given, toml, saved)
+    settings = _settings(context, config, resume)
     for folder in (settings.output, *settings.output.parents):
         if folder.exists() and not folder.is_dir():
-            raise UsageError(f"--output {settings.output}: {folder} is a file, give a folder")
+            raise UsageError(f"`output` {settings.output}: {folder} is a file, give a folder")
 
     from ..training.loop import train as run
 
     silent = quiet or os.environ.get("RANK", "0") != "0"
-    live = errors.is_terminal and not silent
-    bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(),
-        TimeRemainingColumn(), TextColumn("{task.fields[state]}"), console=errors, disable=not live,
-    )  # fmt: skip
-    line = bar.add_task(settings.task, total=1.0, state="")
-    latest: dict[str, Any] = {}
-
-    def report(row: dict[str, Any]) -> None:
-        latest.update(row)
-        if silent:
-            return
-        if "left_out" in row:
-            name, why = next(iter(row["left_out"].items()))
-            say(f"Left out: {len(row['left_out'])} files, such as {name} ({why})", "yellow")
-        elif "init_from" in row:
-            kinds = {"channels differ": "differ in channels", "fresh": "fresh", "unused": "unused"}
-            more = ", ".join(f"{len(row[k])} {text}" for k, text in kinds.items() if row[k])
-            few = " (too few for the same shape: see --variant)" if 2 * row["taken"] < row["of"] else ""
-            say(f"From {row['init_from']}: {row['taken']} of {row['of']} tensors{few}" + (f"; {more}" if more else ""))
-        elif not live or "step" not in row or "psnr" in row:
-            say("  ".join(f"{k} {_shown(v)}" for k, v in row.items()))
-
-    def progress(step: int, done: float) -> None:
-        names = ("steps_per_second", "loss", "psnr", "lr")
-        state = "  ".join(f"{k.replace('_per_second', '/s')} {_shown(latest[k])}" for k in names if latest.get(k))
-        bar.update(line, completed=done, state=f"step {step:,}  {state}")
-
+    display = Display(settings.task, silent)
     command = shlex.join(["dagl", *(_last_name(argument) for argument in sys.argv[1:])])
     try:
-        with bar:
-            path = run(settings, resume=resume, command=command, report=report, progress=progress)
+        with display.bar:
+            path = run(settings, resume=resume, command=command, report=display.report, progress=display.progress)
     except KeyboardInterrupt as interrupt:
         how = "and saved" if interrupt.args else "at once, since the last checkpoint all is lost"
         if not (settings.output / "state.pt").exists():
@@ -163,6 +127,69 @@ def train(
         raise typer.Exit(130) from None
     if not silent:
         say(f"Weights: {path}  Report: {path.with_name('report.html')}")
+
+
+def _settings(context: typer.Context, config: Path | None, resume: bool) -> TrainConfig:
+    """From the flags, the TOML file `config`, and the run that is resumed. Raises UsageError."""
+    given = {k: v for k, v in context.params.items() if k in _FIELDS and v is not None and v not in ((), [])}
+    given |= {name: list(given[name]) for name in ("data", "scales") if name in given}
+    if "channels" in given:
+        given["channels"] = 1 if given["channels"] else 3
+    if "model" in given:
+        given["model"] = presets.parse_set(given["model"])
+    toml = presets.read_toml(config) if config else {}
+    saved = None
+    if resume:
+        folder = given.get("output") or toml.get("output")
+        if folder is None:
+            raise UsageError("give `output`, the folder of the run that `resume` continues")
+        if not (folder / "run.toml").is_file():
+            raise UsageError(f"`output` {folder} holds no run to `resume`")
+        saved = presets.read_toml(folder / "run.toml") | {"output": folder}
+    if by_environment(context, "device") and "device" in toml | (saved or {}):
+        del given["device"]
+    return presets.resolve(given, toml, saved)
+
+
+class Display:
+    """What is seen of a run: a bar where there is a terminal, lines where there is none, and all messages.
+
+    silent: show nothing.
+    """
+
+    def __init__(self, task: str, silent: bool) -> None:
+        self.silent, self.live = silent, errors.is_terminal and not silent
+        self.bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(),
+            TimeRemainingColumn(), TextColumn("{task.fields[state]}"), console=errors, disable=not self.live,
+        )  # fmt: skip
+        self.line = self.bar.add_task(task, total=1.0, state="")
+        self.latest: dict[str, Any] = {}
+
+    def report(self, row: dict[str, Any]) -> None:
+        """A row of the log."""
+        self.latest.update(row)
+        if self.silent:
+            return
+        if "left_out" in row:
+            name, why = next(iter(row["left_out"].items()))
+            say(f"Left out: {len(row['left_out'])} files, such as {name} ({why})", "yellow")
+        elif "init_from" in row:
+            kinds = {"channels differ": "differ in channels", "fresh": "fresh", "unused": "unused"}
+            more = ", ".join(f"{len(row[k])} {text}" for k, text in kinds.items() if row[k])
+            few = " (too few for the same shape: see --variant)" if 2 * row["taken"] < row["of"] else ""
+            say(f"From {row['init_from']}: {row['taken']} of {row['of']} tensors{few}" + (f"; {more}" if more else ""))
+        elif "warning" in row:
+            say(with_flags(f"warning {row['warning']}", "train"))
+        elif not self.live or "step" not in row or "psnr" in row:
+            say("  ".join(f"{k} {_shown(v)}" for k, v in row.items()))
+
+    def progress(self, step: int, done: float) -> None:
+        """After every step; done: the share of the run, 0-1."""
+        names = ("steps_per_second", "loss", "psnr", "lr")
+        latest = self.latest
+        state = "  ".join(f"{k.replace('_per_second', '/s')} {_shown(latest[k])}" for k in names if latest.get(k))
+        self.bar.update(self.line, completed=done, state=f"step {step:,}  {state}")
 
 
 def _shown(value: Any) -> str:

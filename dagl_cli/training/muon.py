@@ -17,7 +17,7 @@ SMALLEST = 8
 """Kernels that are matrices with fewer rows or columns than this are left to Adam."""
 
 
-def split(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+def kernels_and_rest(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """(for Muon, for Adam): the kernels between the first and the last layer; those two, biases and the rest."""
     kernels: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
 from ..config import TASKS, VARIANTS, ModelConfig, model_config
-from ..errors import UsageError
+from ..errors import UsageError, one_line, unknown
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "loss": ("psnr", "mse", "l1"),
@@ -22,6 +23,14 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "precision": ("auto", "fp32", "bf16"),
     "compile": ("auto", "on", "off"),
 }
+
+LIMITS: dict[str, tuple[float, float]] = {
+    "steps": (1, math.inf), "batch": (1, 2**16), "micro_batch": (1, math.inf), "crop": (16, 2**13),
+    "sigma": (0, math.inf), "lr": (0, math.inf), "halve_every": (1, math.inf), "warmup": (0, math.inf),
+    "clip": (0, math.inf), "ema": (0, math.inf), "seed": (0, math.inf), "threads": (1, 1024), "workers": (0, 1024),
+    "log_minutes": (0, math.inf), "save_minutes": (0, math.inf),
+}  # fmt: skip
+"""Least and most of the settings that are numbers."""
 
 
 @dataclass
@@ -95,60 +104,55 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if (self.minutes is None) == (self.steps is None):
-            raise UsageError("give exactly one of --minutes and --steps")
+            raise UsageError("give exactly one of `minutes` and `steps`")
         if self.crop % 2 or self.crop < 16:
-            raise UsageError(f"--crop must be even and at least 16, not {self.crop}")
+            raise UsageError(f"`crop` must be even and at least 16, not {self.crop}")
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
-                raise UsageError(f"--{name} {getattr(self, name)} is unknown: choose one of {', '.join(choices)}")
-        lowest = {
-            "steps": 1, "batch": 1, "micro_batch": 1, "sigma": 0, "lr": 0, "halve_every": 1, "warmup": 0,
-            "clip": 0, "ema": 0, "seed": 0, "threads": 1, "workers": 0, "log_minutes": 0, "save_minutes": 0,
-        }  # fmt: skip
-        for name, least in lowest.items():
+                raise unknown(name, getattr(self, name), choices)
+        for name, (least, most) in LIMITS.items():
             value = getattr(self, name)
-            if value is not None and not least <= value < float("inf"):
-                raise UsageError(f"{flag(name)} must be at least {least} and finite, not {value}")
-        if self.minutes is not None and not 0 < self.minutes < float("inf"):
-            raise UsageError(f"--minutes must be more than 0, not {self.minutes}")
-        for name, most in {"batch": 2**16, "crop": 2**13, "threads": 1024, "workers": 1024}.items():
-            if (getattr(self, name) or 0) > most:
-                raise UsageError(f"{flag(name)} must be at most {most}, not {getattr(self, name)}")
+            if value is not None and not least <= value < math.inf:
+                raise UsageError(f"`{name}` must be at least {least} and finite, not {value}")
+            if value is not None and value > most:
+                raise UsageError(f"`{name}` must be at most {most}, not {value}")
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise UsageError(f"`minutes` must be more than 0, not {self.minutes}")
         for name, path in (*(("data", folder) for folder in self.data), ("output", self.output)):
             try:
                 str(path).encode()
             except UnicodeEncodeError:  # it could not be written to run.toml
-                raise UsageError(f"{flag(name)} {path}: its name is not UTF-8: rename it") from None
+                raise UsageError(f"`{name}` {path}: its name is not UTF-8: rename it") from None
         if self.init_from == "":
-            raise UsageError("--init-from is empty: name a weight file or a bundled model, or leave it out")
+            raise UsageError("`init_from` is empty: name a weight file or a bundled model, or leave it out")
         if self.seed >= 2**63:
-            raise UsageError(f"--seed must be below 2**63, not {self.seed}")
+            raise UsageError(f"`seed` must be below 2**63, not {self.seed}")
         if self.ema >= 1:
-            raise UsageError(f"--ema must be below 1, not {self.ema}")
+            raise UsageError(f"`ema` must be below 1, not {self.ema}")
         if self.sigma is not None and (self.task != "denoise" or self.sigma > 75):
-            raise UsageError("--sigma is for --task denoise, 0-75")
+            raise UsageError("`sigma` is for `task` denoise, 0-75")
         if not 0 <= self.sigma_error < 1:
-            raise UsageError(f"--sigma-error must be at least 0 and below 1, not {self.sigma_error}")
+            raise UsageError(f"`sigma_error` must be at least 0 and below 1, not {self.sigma_error}")
         for scale in self.scales:
             if not 0 < scale < 1:
-                raise UsageError(f"--scales must be between 0 and 1, not {scale!r}")
+                raise UsageError(f"`scales` must be between 0 and 1, not {scale!r}")
             if self.scales.count(scale) > 1:
-                raise UsageError(f"--scales {scale!r} is given twice: once each")
+                raise UsageError(f"`scales` {scale!r} is given twice: once each")
         self.model_config()
 
     def model_config(self) -> ModelConfig:
         """The network. Raises UsageError for settings that are none."""
-        for name, flags in (("task", "--task"), ("channels", "--gray or --color")):
+        for name in ("task", "channels"):
             if name in self.model:
-                raise UsageError(f"--set {name} is not a setting of the network alone: use {flags}")
+                raise UsageError(f"`model` {name} is not a setting of the network alone: use `{name}`")
         base = model_config(self.variant, self.task, self.channels).to_dict()
-        shape = base | checked(self.model, ModelConfig, "--set")
+        shape = base | checked(self.model, ModelConfig, "`model`")
         if shape["noise_map"] and not TASKS[self.task].noise_map:
-            raise UsageError(f"--set noise_map=true: --task {self.task} gives no noise level")
+            raise UsageError(f"`model` noise_map=true: `task` {self.task} gives no noise level")
         try:
             return ModelConfig.from_dict(shape)
         except UsageError as error:
-            raise UsageError(f"--set {error}" if self.model else str(error)) from None
+            raise UsageError(f"`model` {error}" if self.model else str(error)) from None
 
     def named(self) -> dict[str, Any]:
         """All settings as plain values; of paths only the last name, so that weights tell nothing of a machine."""
@@ -218,7 +222,7 @@ def resolve(
     toml = toml or {}
     name = given.get("preset", toml.get("preset"))
     if name is not None and name not in PRESETS:
-        raise UsageError(f"--preset {name} is unknown: choose one of {', '.join(PRESETS)}")
+        raise unknown("preset", name, PRESETS)
     preset = [PRESETS[name]] if name and not defaults else []
     if preset and name == "release":
         task = given.get("task") or toml.get("task")
@@ -229,15 +233,10 @@ def resolve(
         if "minutes" in source or "steps" in source:
             values = {k: v for k, v in values.items() if k not in ("minutes", "steps")}
         values |= dict(source) | {"model": values.get("model", {}) | dict(source.get("model", {}))}
-    for f in fields(TrainConfig):
-        if f.default is MISSING and f.default_factory is MISSING and not values.get(f.name):
-            raise UsageError(f"give {flag(f.name)}")
+    needed = [f.name for f in fields(TrainConfig) if f.default is MISSING and f.default_factory is MISSING]
+    if missing := [f"`{name}`" for name in needed if not values.get(name)]:
+        raise UsageError(f"give {' and '.join(filter(None, [', '.join(missing[:-1]), missing[-1]]))}")
     return TrainConfig(**values)
-
-
-def flag(name: str) -> str:
-    """A field's flag on the command line."""
-    return {"model": "--set", "channels": "--gray/--color"}.get(name, "--" + name.replace("_", "-"))
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -248,12 +247,12 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         values = tomlkit.parse(path.read_text(encoding="utf-8")).unwrap()
     except OSError as error:
-        raise UsageError(f"--config {path}: cannot be read ({error.strerror})") from None
+        raise UsageError(f"`config` {path}: cannot be read ({one_line(error)})") from None
     except (TOMLKitError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path}: not TOML ({' '.join(str(error).split())})") from None
-    values |= {name: _paths(values[name]) for name in ("data", "output") if name in values}
-    checked(values, TrainConfig, f"--config {path}:")
-    checked(values.get("model", {}), ModelConfig, f"--config {path}: [model]")
+        raise UsageError(f"`config` {path}: not TOML ({one_line(error)})") from None
+    values |= {name: as_paths(values[name]) for name in ("data", "output") if name in values}
+    checked(values, TrainConfig, f"`config` {path}:")
+    checked(values.get("model", {}), ModelConfig, f"`config` {path}: [model]")
     return values
 
 
@@ -265,17 +264,17 @@ def to_toml(config: TrainConfig) -> str:
 
 
 def parse_set(settings: list[str]) -> dict[str, Any]:
-    """`--set NAME=VALUE` -> settings of the model. Values are TOML's; what is not is a string. Raises UsageError."""
+    """NAME=VALUE, one each -> settings of the model. Values are TOML's; what is not is a string. Raises UsageError."""
     values: dict[str, Any] = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not (equals and name.strip()):
-            raise UsageError(f"--set {setting}: write NAME=VALUE, as outer_blocks=3")
+            raise UsageError(f"`model` {setting}: write NAME=VALUE, as outer_blocks=3")
         try:
             values[name.strip()] = tomlkit.parse(f"x = {value}").unwrap()["x"]
         except TOMLKitError:
             values[name.strip()] = value.strip()
-    return checked(values, ModelConfig, "--set")
+    return checked(values, ModelConfig, "`model`")
 
 
 def checked(values: dict[str, Any], kind: type, source: str) -> dict[str, Any]:
@@ -301,8 +300,8 @@ def checked(values: dict[str, Any], kind: type, source: str) -> dict[str, Any]:
     return values
 
 
-def _paths(value: Any) -> Any:
+def as_paths(value: Any) -> Any:
     """Strings as paths; anything else is left to the check of types."""
     if isinstance(value, list):
-        return [_paths(item) for item in value]
+        return [as_paths(item) for item in value]
     return Path(value) if isinstance(value, str) else value

@@ -58,7 +58,7 @@ def main() -> int:
     parser.add_argument("--pairs", type=Path, help="folder of X_real.png and X_mean.png, to measure them too")
     arguments = parser.parse_args()
     random = np.random.default_rng(0)
-    paths = photos.split(sorted(p for p in arguments.photos.iterdir() if images.is_image_path(p)))[1]
+    paths = photos.hold_out(sorted(p for p in arguments.photos.iterdir() if images.is_image_path(p)))[1]
     scenes = []
     for path in paths:
         pixels = torch.from_numpy(images.read(path).pixels).permute(2, 0, 1).expand(3, -1, -1)

@@ -6,7 +6,7 @@ from torch import nn
 
 from dagl_cli.config import VARIANTS
 from dagl_cli.nn.model import DAGL
-from dagl_cli.training.muon import Muon, orthogonal, split
+from dagl_cli.training.muon import Muon, kernels_and_rest, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(3, 16, 40), (2, 40, 16), (1, 24, 24)])
@@ -64,10 +64,10 @@ def test_a_step_whose_gradients_are_not_finite_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_split_takes_the_kernels_between_the_first_and_the_last_layer(variant: str) -> None:
+def test_muon_takes_the_kernels_between_the_first_and_the_last_layer(variant: str) -> None:
     model = DAGL(VARIANTS[variant])
     names = {id(p): name for name, p in model.named_parameters()}
-    kernels, rest = ({names[id(p)] for p in part} for part in split(model))
+    kernels, rest = ({names[id(p)] for p in part} for part in kernels_and_rest(model))
     assert kernels | rest == set(names.values())
     assert {"conv_in.weight", "conv_out.weight", "conv_in.bias"} <= rest
     assert {"blocks.0.conv1.weight", "conv_body.weight"} <= kernels

@@ -18,9 +18,7 @@ LENGTH = dict(steps=10)
 
 def test_every_setting_is_a_flag() -> None:
     flags = set(inspect.signature(train).parameters)
-    assert flags - {"context", "config", "gray", "set", "resume", "quiet"} == {f.name for f in fields(TrainConfig)} - {
-        "channels", "model",
-    }  # fmt: skip
+    assert flags - {"context", "config", "resume", "quiet"} == {f.name for f in fields(TrainConfig)}
 
 
 def test_the_order_of_sources() -> None:
@@ -42,7 +40,7 @@ def test_a_preset_is_not_applied_to_a_run_that_is_resumed() -> None:
 
 def test_names_that_are_not_utf8_are_refused() -> None:
     for name, value in (("data", [Path("caf\udce9")]), ("output", Path("caf\udce9"))):
-        with pytest.raises(UsageError, match=f"--{name} caf.*: its name is not UTF-8"):
+        with pytest.raises(UsageError, match=f"`{name}` caf.*: its name is not UTF-8"):
             resolve(NEEDED | LENGTH | {name: value})
 
 
@@ -116,25 +114,25 @@ def test_settings_of_the_network() -> None:
 
 @pytest.mark.parametrize("scale", [0, 1, -0.5, 2.0, float("nan")])
 def test_scales_are_between_0_and_1(scale: float) -> None:
-    with pytest.raises(UsageError, match="--scales must be between 0 and 1, not"):
+    with pytest.raises(UsageError, match="`scales` must be between 0 and 1, not"):
         resolve(NEEDED | LENGTH | {"scales": [0.5, scale]})
 
 
 @pytest.mark.parametrize("error", [-0.1, 1.0, float("nan")])
 def test_sigma_error_is_a_share(error: float) -> None:
-    with pytest.raises(UsageError, match="--sigma-error must be at least 0 and below 1, not"):
+    with pytest.raises(UsageError, match="`sigma_error` must be at least 0 and below 1, not"):
         resolve(NEEDED | LENGTH | {"sigma_error": error})
 
 
 def test_a_scale_is_given_once() -> None:
-    with pytest.raises(UsageError, match=r"--scales 0\.5 is given twice"):
+    with pytest.raises(UsageError, match=r"`scales` 0\.5 is given twice"):
         resolve(NEEDED | LENGTH | {"scales": [0.5, 0.67, 0.5]})
 
 
 def test_what_is_missing_is_named() -> None:
-    with pytest.raises(UsageError, match="give --data"):
+    with pytest.raises(UsageError, match="give `data`"):
         resolve({"task": "denoise", "steps": 1, "output": Path("run")})
-    with pytest.raises(UsageError, match="--preset quick is unknown: choose one of paper, lite"):
+    with pytest.raises(UsageError, match="`preset` quick is unknown: choose one of paper, lite"):
         resolve(NEEDED | {"preset": "quick"})
 
 
