@@ -29,7 +29,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 @pytest.mark.parametrize("quality", [10, 20, 30, 40])
 @pytest.mark.parametrize("dataset", ["Classic5", "LIVE1"])
-def test_jpeg_gives_the_authors_pixels(dataset: str, quality: int):
+def test_jpeg_gives_the_authors_pixels(dataset: str, quality: int) -> None:
     paths = sorted(shared(f"testsets/{dataset}").glob("*.bmp"))
     assert len(paths) == {"Classic5": 5, "LIVE1": 29}[dataset]
     for path in paths:
@@ -37,7 +37,7 @@ def test_jpeg_gives_the_authors_pixels(dataset: str, quality: int):
         assert np.array_equal(jpeg(np.asarray(Image.open(path)), quality), theirs), path.name
 
 
-def test_paper_noise_is_the_release_s_draw():
+def test_paper_noise_is_the_release_s_draw() -> None:
     """torch.manual_seed(1), then torch.FloatTensor(1, 1, H, W).normal_(0, sigma / 255), and the seed is left alone."""
     torch.manual_seed(1)
     expected = torch.FloatTensor(1, 1, 20, 30).normal_(0, 25 / 255)
@@ -48,7 +48,7 @@ def test_paper_noise_is_the_release_s_draw():
 
 
 @pytest.mark.parametrize("pattern", BAYER_PATTERNS)
-def test_bayer_mosaic_keeps_one_colour_per_pixel_in_the_named_order(pattern: str):
+def test_bayer_mosaic_keeps_one_colour_per_pixel_in_the_named_order(pattern: str) -> None:
     x = torch.rand(2, 3, 5, 7) + 0.1
     mosaic = bayer_mosaic(x, pattern)
     for row in range(5):
@@ -67,14 +67,14 @@ def to_linear(x: torch.Tensor) -> torch.Tensor:
     return torch.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
 
 
-def test_camera_noise_without_noise_is_the_image():
+def test_camera_noise_without_noise_is_the_image() -> None:
     x = torch.rand(2, 3, 9, 12, generator=seeded())
     torch.testing.assert_close(camera_noise(x, 0.0, 0.0), x, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("pattern", BAYER_PATTERNS)
 @pytest.mark.parametrize("light", [0.2, 0.5])
-def test_camera_noise_has_the_raw_variance_where_a_sample_was_measured(light: float, pattern: str):
+def test_camera_noise_has_the_raw_variance_where_a_sample_was_measured(light: float, pattern: str) -> None:
     """Linear variance shot * light + read at measured samples; half (red, blue) or a quarter next to them."""
     shot, read = 4e-3, 1e-4
     srgb = 1.055 * light ** (1 / 2.4) - 0.055
@@ -91,7 +91,7 @@ def test_camera_noise_has_the_raw_variance_where_a_sample_was_measured(light: fl
     assert diagonal_of_reds.var().item() == pytest.approx(variance / 4, rel=0.05)
 
 
-def test_camera_noise_is_seeded_clipped_and_correlated():
+def test_camera_noise_is_seeded_clipped_and_correlated() -> None:
     x = torch.rand(4, 3, 64, 64, generator=seeded())
     shot, read = camera_noise_levels(4, seeded(3))
     noisy = camera_noise(x, shot, read, generator=seeded(5))
@@ -106,13 +106,13 @@ def test_camera_noise_is_seeded_clipped_and_correlated():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (2, 3)])
-def test_camera_noise_takes_any_size(size: tuple[int, int]):
+def test_camera_noise_takes_any_size(size: tuple[int, int]) -> None:
     noisy = camera_noise(torch.full((2, 3, *size), 0.5), 0.01, 1e-4, generator=seeded())
     assert noisy.shape == (2, 3, *size)
     assert (noisy != 0.5).all()  # every colour gets noise, also where its samples lie outside
 
 
-def test_camera_noise_levels_follow_the_published_line():
+def test_camera_noise_levels_follow_the_published_line() -> None:
     shot, read = camera_noise_levels(4000, seeded())
     assert shot.shape == read.shape == (4000, 1, 1, 1)
     assert 1e-4 <= shot.min() < 1.1e-4
