@@ -26,11 +26,14 @@ RAW_FILES = "https://raw.githubusercontent.com"
 """Where GitHub gives out the files of a repository: HOST/OWNER/REPOSITORY/COMMIT/PATH."""
 LARGEST = 1024
 """Of any size in a configuration: files from elsewhere must not ask for endless networks."""
+BLOCK = 8
+"""Queries of graph 'gated' in a row and in a column that share one window of keys."""
 GRAPHS = {
     "released": "the authors' released code: pruned edges stay in the softmax denominator (default)",
     "paper": "Eq. 7-9: softmax over the neighbours only, edges below the threshold do not exist",
     "no-knn": "Table 5 'w/o THD': every node is a neighbour, no dynamic threshold",
     "no-attention": "Table 5 'w/o GAT': neighbours weighted by similarity, no softmax attention",
+    "gated": "pixel-exact patches of the noisy picture, neighbours by a pilot estimate, a gate in their DCT",
     "nonlocal": "Table 5 'NL' (1 head) and 'MHNL': pixel-wise non-local block, no patches, no threshold",
 }
 
@@ -69,6 +72,10 @@ class ModelConfig:
     """Distance of the key nodes. 1 in the paper; 2 quarters the graph."""
     embedding: int = 196
     """Length of the vectors that are compared (the paper's fully connected layers)."""
+    window: int = 64
+    """Side of the square of keys that a query of graph 'gated' sees."""
+    neighbours: int = 16
+    """How many keys at most become a query's neighbours in graph 'gated'."""
     graph: str = "released"
     """One of `GRAPHS`."""
     outer_blocks: int = 0
@@ -77,7 +84,9 @@ class ModelConfig:
     activation: str = "prelu"
     """In the ResBlocks: 'prelu' (one parameter, as released) or 'relu'."""
 
-    _SIZES: ClassVar = ("scale", "features", "head_features", "patch", "stride", "key_stride", "embedding")
+    _SIZES: ClassVar = (
+        "scale", "features", "head_features", "patch", "stride", "key_stride", "embedding", "window", "neighbours",
+    )  # fmt: skip
     _COUNTS: ClassVar = ("blocks", "stage_blocks", "stages", "heads", "outer_blocks")
 
     def __post_init__(self) -> None:
@@ -102,13 +111,21 @@ class ModelConfig:
             raise UsageError(
                 f"features must be even where there are outer_blocks ({self.outer_blocks}), not {self.features}"
             )
-        if self.patch % 2 == 0 or self.stride > self.patch or self.stride % self.key_stride:
+        if self.graph == "gated" and self.window < BLOCK * self.stride:
+            raise UsageError(f"window must be at least {BLOCK} times stride, {BLOCK * self.stride}, not {self.window}")
+        if (self.patch % 2 == 0 and self.graph != "gated") or self.stride > self.patch or self.stride % self.key_stride:
             raise UsageError("patch must be odd, stride at most patch and a multiple of key_stride")
+
+    @property
+    def on_pilot(self) -> bool:
+        """Whether the stages stand behind the network and make its result better, instead of inside."""
+        return self.graph == "gated"
 
     @property
     def multiple(self) -> int:
         """Tiles are cut at multiples of this many pixels, so that nodes and mosaics keep their phase."""
-        phase = self.scale * (2 if self.outer_blocks else 1) * (self.stride if self.stages else 1)
+        inside = self.stages and not self.on_pilot
+        phase = self.scale * (2 if self.outer_blocks else 1) * (self.stride if inside else 1)
         return phase if phase % 2 == 0 else 2 * phase
 
     @property
@@ -118,7 +135,7 @@ class ModelConfig:
         The graph's cost grows with the square of a tile's area, and `paper` models are trained on graphs of 64x64
         pixels. An overlap of 8 costs 0.014 dB (trunk, Set12, sigma 25), 16 costs 0.002, 32 nothing.
         """
-        if not self.stages:
+        if not self.stages or self.on_pilot:
             return 512, 32
         return (256, 32) if self.scale > 1 else (64, 8)
 
@@ -160,6 +177,7 @@ VARIANTS: dict[str, ModelConfig] = {
     "lite": replace(_QUARTER, blocks=12, stages=1, heads=1, embedding=64),
     "fast": replace(_QUARTER, stages=1, heads=1, embedding=64),
     "half": replace(_HALF, blocks=12, stages=1, heads=1, key_stride=2, embedding=64),
+    "dagl": replace(_QUARTER, blocks=12, stages=1, heads=2, graph="gated", patch=8),
     "unet-deep": replace(_QUARTER, blocks=12, stages=0, heads=0),
     "unet": replace(_QUARTER, stages=0, heads=0),
     "trunk": replace(_HALF, blocks=12, stages=0, heads=0),

@@ -46,11 +46,17 @@ def parity(name: str) -> Path:
     return here if here.exists() else shared(f"parity/{name}")
 
 
-def tiny(task: str = "denoise", channels: int = 1, shift: float = 0.0, graph: bool = True, **changes: object) -> DAGL:
-    """A network that adds `shift` to every value, whatever the image: its other residuals are zero."""
+def tiny(
+    task: str = "denoise", channels: int = 1, shift: float = 0.0, graph: bool | str = True, **changes: object
+) -> DAGL:
+    """A network that adds `shift` to every value, whatever the image: its other residuals are zero.
+
+    graph: whether it has one stage of one head, or which kind of these.
+    """
     settings: dict[str, object] = dict(
         task=task, channels=channels, noise_map=TASKS[task].noise_map, scale=2, features=8, blocks=2, head_features=4,
-        embedding=4, key_stride=2, stages=int(graph), heads=int(graph),
+        embedding=4, key_stride=2, stages=int(bool(graph)), heads=int(bool(graph)),
+        graph=graph if isinstance(graph, str) else "released",
     )  # fmt: skip
     model = DAGL(ModelConfig(**(settings | changes))).eval()  # type: ignore[arg-type]
     torch.nn.init.zeros_(model.conv_out.weight)

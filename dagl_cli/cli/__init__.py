@@ -9,7 +9,7 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-from . import benchmark, compare, datasets, dejpeg, demosaic, denoise, train, weights  # noqa: F401  (they join `app`)
+from . import benchmark, compare, datasets, dejpeg, demosaic, denoise, graph, train, weights  # noqa: F401  (they join `app`)
 from .boundary import app
 
 __all__ = ["app", "main"]

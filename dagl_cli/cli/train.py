@@ -76,13 +76,16 @@ def train(
         str | None, _option("optimizer", "muon (with adam for what it does not take), or adam.")
     ] = None,
     lr: Annotated[float | None, _option("lr", "Highest learning rate.")] = None,
-    schedule: Annotated[str | None, _option("schedule", "cosine to zero, or step (halved now and then).")] = None,
+    schedule: Annotated[str | None, _option("schedule", "cosine to zero, flat (to zero at the end), or step.")] = None,
     halve_every: Annotated[int | None, _option("halve_every", "Steps, for --schedule step.")] = None,
     warmup: Annotated[
         int | None, _option("warmup", "Steps over which the learning rate rises; at most a tenth of the run.")
     ] = None,
     clip: Annotated[float | None, _option("clip", "Largest gradient norm; 0: any.")] = None,
     ema: Annotated[float | None, _option("ema", "Decay of the averaged weights; 0: no average.")] = None,
+    freeze: Annotated[
+        bool | None, _option("freeze", "Train the stages of the graph only.", "--freeze/--no-freeze")
+    ] = None,
     small_residuals: Annotated[
         bool | None,
         _option("small_residuals", "Start with residuals near zero.", "--small-residuals/--no-small-residuals"),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..config import ModelConfig
 from .attention import nonlocal_attention, same_padding
+from .gated import GatedGraph, GatedStage, mirrored
 from .streaming import streaming
 
 
@@ -127,7 +128,7 @@ class DAGL(nn.Module):
         super().__init__()
         self.config = config
         inputs = config.channels * config.scale**2 + config.noise_map
-        between = config.stage_blocks * max(0, config.stages - 1)
+        between = 0 if config.on_pilot else config.stage_blocks * max(0, config.stages - 1)
         outer = config.features // 2 if config.outer_blocks else config.features
         self.conv_in = nn.Conv2d(inputs, outer, 3, padding=1)
         if config.outer_blocks:
@@ -139,10 +140,17 @@ class DAGL(nn.Module):
         self.blocks = nn.ModuleList(
             ResBlock(config.features, config.activation) for _ in range(config.blocks + between)
         )
-        stage = NonLocal if config.graph == "nonlocal" else MGFAM
-        self.stages = nn.ModuleList(stage(config) for _ in range(config.stages))
+        self.stages = nn.ModuleList(self._stage(outer) for _ in range(config.stages))
         self.conv_body = nn.Conv2d(outer, outer, 3, padding=1)
         self.conv_out = nn.Conv2d(outer, config.channels * config.scale**2, 3, padding=1)
+
+    def _stage(self, outer: int) -> nn.Module:
+        c = self.config
+        if c.graph == "gated":
+            graph = GatedGraph(c.channels, c.heads, c.patch, c.stride, c.window, c.neighbours)
+            blocks = (ResBlock(outer, c.activation) for _ in range(c.stage_blocks))
+            return GatedStage(c.channels, outer, c.scale, blocks, graph, blind=not c.noise_map)
+        return NonLocal(c) if c.graph == "nonlocal" else MGFAM(c)
 
     def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
         """Restore a batch.
@@ -155,13 +163,14 @@ class DAGL(nn.Module):
         if (sigma is not None) != c.noise_map:
             raise ValueError("sigma is for models with a noise map, and such a model needs it")
         height, width = x.shape[-2:]
-        # whole cells of the pixel-unshuffle: repeat the last row and column where one is missing
+        # whole cells of the pixel-unshuffle, mirrored where they are not full
         cell = c.scale * (2 if c.outer_blocks else 1)
-        padded = F.pad(x, (0, -width % cell, 0, -height % cell), mode="replicate")
+        padded = mirrored(x, -width % cell, -height % cell) if cell > 1 else x
         features = F.pixel_unshuffle(padded, c.scale)
+        level = None
         if sigma is not None:
-            level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1, 1, 1, 1) / 255
-            features = torch.cat((features, level.expand(x.shape[0], 1, *features.shape[-2:])), 1)
+            level = (torch.as_tensor(sigma, dtype=x.dtype, device=x.device) / 255).reshape(-1).expand(len(x))
+            features = torch.cat((features, level.view(-1, 1, 1, 1).expand(-1, 1, *features.shape[-2:])), 1)
         features = self.conv_in(features)
         if c.outer_blocks:
             for block in self.encoder:
@@ -172,12 +181,16 @@ class DAGL(nn.Module):
         else:
             features = self.body(features)
         residual = F.pixel_shuffle(self.conv_out(self.conv_body(features)), c.scale)
-        return x + residual[..., :height, :width].to(x.dtype)
+        restored = padded + residual.to(x.dtype)
+        for stage in self.stages if c.on_pilot else ():
+            restored = stage(padded, restored, features, level).to(x.dtype)
+        return restored[..., :height, :width]
 
     def body(self, features: Tensor) -> Tensor:
         """ResBlocks with the stages between them: (B, features, h, w) -> the same."""
         half = self.config.blocks // 2
-        stages = {half + i * self.config.stage_blocks: stage for i, stage in enumerate(self.stages)}
+        inside = () if self.config.on_pilot else self.stages
+        stages = {half + i * self.config.stage_blocks: stage for i, stage in enumerate(inside)}
         for i, block in enumerate(self.blocks):
             if i in stages:
                 features = stages[i](features)

@@ -37,6 +37,11 @@ def export(path: Path, target: Path) -> float:
     c = model.config
     if c.graph == "nonlocal":
         raise WeightsError(f"{path}: graph 'nonlocal' has no ONNX export: its cost depends on the size in Python code")
+    if c.graph == "gated":
+        raise WeightsError(
+            f"{path}: graph 'gated' has no ONNX export: its search for neighbours runs over blocks in Python code; the "
+            "plain network, `denoise-gray-fast`, has one"
+        )
     for stage in model.stages:
         stage.forward = types.MethodType(_forward_exportable, stage)
     names = ["image", "sigma"] if c.noise_map else ["image"]

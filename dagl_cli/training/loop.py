@@ -251,6 +251,8 @@ def _state(
         initialise(model)
     if config.init_from and new:
         said.append(init_from(model, config.init_from, config))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith("stages.") or not config.freeze)
     model = model.to(world.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(model).eval().requires_grad_(False)
     if config.precision == "auto":

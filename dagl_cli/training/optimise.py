@@ -15,6 +15,8 @@ from . import muon
 from .presets import TrainConfig
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+FALL = 0.15
+"""Share of a run at the end of which a 'flat' learning rate falls to zero."""
 
 
 def psnr_loss(restored: Tensor, clean: Tensor) -> Tensor:
@@ -36,6 +38,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 def optimizers_for(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """Adam for all parameters; with `muon` for what it does not take. Both leave out a step whose `found_inf` is 1."""
     kernels, rest = muon.kernels_and_rest(model) if config.optimizer == "muon" else ([], list(model.parameters()))
+    kernels, rest = ([p for p in group if p.requires_grad] for group in (kernels, rest))
     own = [muon.Muon(kernels, lr=config.lr, dtype=DTYPES[config.precision])] if kernels else []
     return [*own, torch.optim.Adam(rest, lr=config.lr, fused=True)]
 
@@ -45,6 +48,8 @@ def learning_rate(config: TrainConfig, step: int, done: float) -> float:
     warm = min(1.0, max((step + 1) / max(1, config.warmup), 10 * done))
     if config.schedule == "step":
         return config.lr * warm * 0.5 ** (step // config.halve_every)
+    if config.schedule == "flat":
+        return config.lr * warm * min(1.0, (1 - min(1.0, done)) / FALL)
     return config.lr * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 

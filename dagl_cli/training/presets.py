@@ -19,7 +19,7 @@ from ..errors import UsageError, one_line, unknown
 CHOICES: dict[str, tuple[str, ...]] = {
     "loss": ("psnr", "mse", "l1"),
     "optimizer": ("muon", "adam"),
-    "schedule": ("cosine", "step"),
+    "schedule": ("cosine", "flat", "step"),
     "precision": ("auto", "fp32", "bf16"),
     "compile": ("auto", "on", "off"),
 }
@@ -74,7 +74,7 @@ class TrainConfig:
     lr: float = 1e-3
     """Highest learning rate."""
     schedule: str = "cosine"
-    """'cosine' to zero over the run, or 'step': halved every `halve_every` steps."""
+    """'cosine' to zero over the run, 'flat' until its last part, or 'step': halved every `halve_every` steps."""
     halve_every: int = 200_000
     warmup: int = 300
     """Steps over which the learning rate rises; at most a tenth of the run."""
@@ -82,6 +82,8 @@ class TrainConfig:
     """Largest gradient norm; 0: any."""
     ema: float = 0.999
     """Decay of the averaged weights, which are the result; 0: no average."""
+    freeze: bool = False
+    """Train the stages of the graph only: the network around them stays as it is."""
     small_residuals: bool = True
     """Start with every branch that is added to its input near zero."""
     seed: int = 0
@@ -138,7 +140,8 @@ class TrainConfig:
                 raise UsageError(f"`scales` must be between 0 and 1, not {scale!r}")
             if self.scales.count(scale) > 1:
                 raise UsageError(f"`scales` {scale!r} is given twice: once each")
-        self.model_config()
+        if not self.model_config().stages and self.freeze:
+            raise UsageError(f"`freeze` leaves nothing to train: `variant` {self.variant} has no graph")
 
     def model_config(self) -> ModelConfig:
         """The network. Raises UsageError for settings that are none."""

@@ -18,7 +18,7 @@ def initialise(model: DAGL) -> None:
     with torch.no_grad():
         for block in [m for m in model.modules() if isinstance(m, ResBlock)]:
             block.get_parameter("conv2.weight").mul_(0.1)
-        for stage in model.stages:
+        for stage in () if model.config.on_pilot else model.stages:
             stage.get_parameter("merge.weight").zero_()
             stage.get_parameter("merge.bias").zero_()
         model.conv_out.weight.mul_(0.1)

@@ -5,7 +5,8 @@
     zero        the network of denoise at sigma 0 on clean images: what it would change (the command changes nothing)
     estimate    the error of the estimated noise level
     tiles       PSNR and time against the tile size, the whole image, and the paper's chop
-    attention   what the graph looks like on trained weights, and what bfloat16 costs in it
+    graph       whether the graph takes part: PSNR with it, without it, with its edges shuffled; its neighbours
+    attention   what the graph of 'released' models looks like on trained weights, and what bfloat16 costs in it
     clean       dejpeg on images that were never compressed, without and with the guard of the command line
     demosaic    side by side with Malvar (2004) and Menon (2007), all four patterns (needs dagl[compare])
 
@@ -23,6 +24,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +41,9 @@ from dagl_cli.measuring.measure import Measurement, measure
 from dagl_cli.measuring.methods import Method, Settings
 from dagl_cli.measuring.metrics import psnr
 from dagl_cli.nn import attention
+from dagl_cli.nn.gated import GatedGraph, GatedStage, Grid
 from dagl_cli.nn.model import MGFAM
+from dagl_cli.nn.streaming import streaming
 from dagl_cli.restoring.estimate import estimate_sigma
 from dagl_cli.restoring.file import FileRestorer
 from dagl_cli.restoring.restorer import Restorer
@@ -164,10 +168,10 @@ def estimate(arguments: argparse.Namespace) -> Iterator[Line]:
             yield row
 
 
-def compare(restorer: Restorer, arguments: argparse.Namespace) -> Measurement:
+def compare(restorer: Restorer, arguments: argparse.Namespace, dataset: str | None = None) -> Measurement:
     """The model on the set and at the level of its task."""
     task, channels = restorer.config.task, restorer.config.channels
-    case = Case(datasets.dataset(SETS[task][channels]), task, LEVELS[task])
+    case = Case(datasets.dataset(dataset or SETS[task][channels]), task, LEVELS[task])
 
     def run(bad: Tensor, level: float | None) -> Tensor:
         return restorer(bad, level if restorer.config.noise_map else None)
@@ -246,6 +250,89 @@ def graph_attention(arguments: argparse.Namespace) -> Iterator[Line]:
                    "change": found.mean("psnr") - usual}  # fmt: skip
 
 
+def without(restorer: Restorer) -> None:
+    """Heads that leave the pilot as it is; stages that leave their features as they are."""
+    for stage in restorer.model.stages:
+        if isinstance(stage, GatedStage):
+            stage.graph.forward = partial(pilots, stage.graph.heads)  # type: ignore[method-assign]
+        else:
+            stage.forward = lambda x: x
+
+
+def pilots(heads: int, noisy: Tensor, pilot: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """`GatedGraph.forward` of a graph that does nothing."""
+    nothing = pilot.new_zeros(len(pilot), 2 * heads, *pilot.shape[-2:])
+    return pilot[:, None].expand(-1, heads, -1, -1, -1), nothing
+
+
+def shuffled(restorer: Restorer) -> None:
+    """Every node has the neighbours of another one, drawn once; of pixel-exact graphs itself too."""
+    generator = torch.Generator().manual_seed(0)
+    for stage in restorer.model.stages:
+        if isinstance(stage, GatedStage):
+            stage.graph.search = partial(others, stage.graph, generator)  # type: ignore[method-assign]
+        elif isinstance(stage, MGFAM):
+
+            def wrong(q: Tensor, k: Tensor, *rest: Tensor, **how: Any) -> Tensor:
+                return streaming(q, k[:, :, torch.randperm(k.shape[2], generator=generator)], *rest, **how)
+
+            stage.aggregate = partial(MGFAM.aggregate, stage, attention=wrong)  # type: ignore[method-assign]
+
+
+def others(graph: GatedGraph, generator: torch.Generator, embedded: Tensor, grid: Grid) -> Tensor:
+    """`GatedGraph.search`, the lists dealt out to other nodes; the node itself in place of their last."""
+    found = GatedGraph.search(graph, embedded, grid)
+    flat = found.flatten(1, 2)
+    found = flat[:, torch.randperm(flat.shape[1], generator=generator)].view(found.shape)
+    keys = torch.arange(grid.keys[0] * grid.keys[1]).view(grid.keys)
+    found[..., -1] = keys[:: grid.stride, :: grid.stride]
+    return found
+
+
+def takes_part(arguments: argparse.Namespace) -> Iterator[Line]:
+    sets = {1: ("Set12", "Urban100"), 3: ("McMaster18", "Kodak24")}
+    for name in arguments.model or ["denoise-gray"]:
+        usual = load(name)
+        task, channels = usual.config.task, usual.config.channels
+        if not usual.config.stages:
+            raise DaglError(f"--model {name} has no graph: choose one that `dagl weights list` calls DAGL")
+        for dataset in sets[channels] if task == "denoise" else [SETS[task][channels]]:
+            row: Line = {"model": name, "set": dataset, "level": LEVELS[task]}
+            found: dict[str, float] = {}
+            for how, change in {"graph": None, "removed": without, "shuffled": shuffled}.items():
+                restorer = load(name)
+                neighbours = watched(restorer) if how == "graph" else []
+                if change:
+                    change(restorer)
+                measured = compare(restorer, arguments, dataset)
+                found[how] = measured.mean("psnr")
+                row |= {"images": len(measured.images), how: found[how]}
+                if neighbours:
+                    row |= {"neighbours in effect": mean(neighbours)}
+            yield row | {"removed costs": found["graph"] - found["removed"], "shuffled": found["shuffled"],
+                         "shuffling costs": found["graph"] - found["shuffled"]}  # fmt: skip
+
+
+def note(heads: int, most: int, seen: list[float], module: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
+    seen.append(most * float(output[1][:, heads:].mean()))
+
+
+def watched(restorer: Restorer) -> list[float]:
+    """A list that gets the mean number of neighbours in effect, of a pixel-exact graph's every tile."""
+    seen: list[float] = []
+    for stage in restorer.model.stages:
+        if isinstance(stage, GatedStage):
+            heads, most = stage.graph.heads, stage.graph.neighbours
+
+            def note(
+                module: Any, inputs: Any, output: tuple[Tensor, Tensor], heads: int = heads, most: int = most
+            ) -> None:
+                seen.append(most * float(output[1][:, heads:].mean()))
+
+            stage.graph.register_forward_hook(note)
+    return seen
+
+
 def clean(arguments: argparse.Namespace) -> Iterator[Line]:
     for name in arguments.model or ["dejpeg-gray", "dejpeg-color"]:
         restorer, files = load(name), FileRestorer("dejpeg", model=name, options=Options(precision="fp32"))
@@ -295,6 +382,7 @@ SUBCOMMANDS: dict[str, Callable[[argparse.Namespace], Iterator[Line]]] = {
     "zero": zero,
     "estimate": estimate,
     "tiles": tiles,
+    "graph": takes_part,
     "attention": graph_attention,
     "clean": clean,
     "demosaic": demosaic,

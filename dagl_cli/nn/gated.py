@@ -1,0 +1,385 @@
+"""A graph over pixel-exact patches, with edges from a pilot estimate and a gate in the patches' DCT.
+
+Section 3.2 of the paper, in other terms, as `GatedGraph`:
+
+    nodes        patches at full resolution; queries every `stride` pixels, keys at every pixel of a window
+    similarity   how near two patches of the pilot are (what the trunk made of the picture), in units of the noise
+    neighbours   a dynamic number: of the nearest keys, those above the node's own threshold (Eq. 7, 8)
+    attention    over the neighbours only (Eq. 9); an edge fades in as it passes the threshold
+    aggregation  of noisy patches (Eq. 10), coefficient by coefficient through a gate that holds noise back (Wiener's)
+    fold         overlapping patches averaged (Eq. 11), those with less noise left weighing more
+    heads        on the same candidates, each with its own threshold, temperature and gate, merged by `Fusion` (Eq. 12)
+
+Shapes: B images, C channels, P the patch's side, D = P² coefficients, Q queries, h x w keys, E candidates, K heads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import BLOCK
+
+QUIETEST = 1 / 255
+"""Lower noise levels count as this one: distances and the gate are in units of the noise."""
+USUAL = 10 / 255
+"""The level from which a blind task's estimate starts."""
+LEAST = 1e-6
+"""Of a gate, before its exponent."""
+CHUNK = 2**19
+"""Numbers in the gathered patches of so many queries: they stay in the cache, and memory is bounded."""
+BLEND = 0.4
+"""How far the result goes from the pilot to the heads' mean before anything is learned."""
+
+
+def dct_basis(size: int) -> Tensor:
+    """(size², size²): the orthonormal DCT of a size x size patch, a row for each coefficient, the mean first."""
+    k, n = torch.arange(size, dtype=torch.float64)[:, None], torch.arange(size, dtype=torch.float64)
+    rows = torch.cos(math.pi / size * (n + 0.5) * k) * math.sqrt(2 / size)
+    rows[0] /= math.sqrt(2)
+    return torch.kron(rows, rows)
+
+
+OPPONENT = torch.tensor([[1.0, 1, 1], [1, 0, -1], [1, -2, 1]]) / torch.tensor([[3.0], [2], [6]]).sqrt()
+"""Brightness and two colour differences of RGB, orthonormal: white noise stays white."""
+
+
+def opponent(x: Tensor) -> Tensor:
+    """(B, C, H, W): RGB as brightness and colour differences; gray as it is."""
+    return x if x.shape[1] == 1 else torch.einsum("oc,bchw->bohw", OPPONENT.to(x), x)
+
+
+def rgb(x: Tensor) -> Tensor:
+    """Undoes `opponent`."""
+    return x if x.shape[1] == 1 else torch.einsum("oc,bohw->bchw", OPPONENT.to(x), x)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the nodes lie in an image: queries (rows, columns) every `stride` pixels, keys (h, w) at every pixel."""
+
+    queries: tuple[int, int]
+    keys: tuple[int, int]
+    stride: int
+    window: int
+
+    @classmethod
+    def of(cls, height: int, width: int, patch: int, stride: int, window: int) -> Grid:
+        rows, columns = ((side - patch) // stride + 1 for side in (height, width))
+        return cls((rows, columns), (height - patch + 1, width - patch + 1), stride, window)
+
+    def windows(self, axis: int) -> list[tuple[int, int]]:
+        """Of each block of queries: the first and the last row (axis 0) or column of the keys that it sees, around
+        it, but inside the image."""
+        side, keys = self.stride * BLOCK, self.keys[axis]
+        seen = min(self.window, keys)
+        middles = range((side - self.stride) // 2, self.queries[axis] * self.stride + side, side)
+        starts = [min(max(middle - seen // 2, 0), keys - seen) for middle in middles]
+        return [(start, start + seen) for start in starts[: -(-self.queries[axis] // BLOCK)]]
+
+
+def coefficients(image: Tensor, basis: Tensor) -> Tensor:
+    """The DCT of every patch: (B, C, H, W) -> (B, h, w, C * D)."""
+    size = math.isqrt(len(basis))
+    patches = image.unfold(2, size, 1).unfold(3, size, 1).permute(0, 2, 3, 1, 4, 5).flatten(4)  # (B, h, w, C, D)
+    return (patches @ basis.T).flatten(3)
+
+
+def fold(patches: Tensor, basis: Tensor, stride: int) -> Tensor:
+    """The sum of patches given by their DCT: (B, D, rows, columns) -> (B, H, W)."""
+    size = math.isqrt(len(basis))
+    return F.conv_transpose2d(patches, basis.view(-1, 1, size, size), stride=stride)[:, 0]
+
+
+def search(embedded: Tensor, grid: Grid, count: int) -> Tensor:
+    """The candidates: the `count` nearest keys in each query's window, itself among them.
+
+    embedded: (B, h, w, D), compared by Euclidean distance. Returns (B, rows, columns, E) keys, counted row by row.
+    """
+    rows, columns = grid.queries
+    windows = [grid.windows(axis) for axis in (0, 1)]
+    count = min(count, math.prod(stop - start for start, stop in (windows[0][0], windows[1][0])))
+    norms = embedded.square().sum(-1)
+    nearest = torch.empty(len(embedded), rows, columns, count, dtype=torch.long, device=embedded.device)
+    for (down, (top, bottom)), (across, (left, right)) in product(enumerate(windows[0]), enumerate(windows[1])):
+        block = slice(down * BLOCK, (down + 1) * BLOCK), slice(across * BLOCK, (across + 1) * BLOCK)
+        for image, length, into in zip(embedded, norms, nearest):
+            queries = image[:: grid.stride, :: grid.stride][:rows, :columns][block]
+            keys = image[top:bottom, left:right]
+            products = queries.flatten(0, 1).expand(len(keys), -1, -1) @ keys.mT  # (window rows, Q, window columns)
+            distance = torch.sub(length[top:bottom, None, left:right], products, alpha=2).transpose(0, 1).contiguous()
+            # a node is always its own neighbour, however many others are the same
+            y, x = (torch.arange(n) * grid.stride + part.start * grid.stride - first
+                    for n, part, first in zip(queries.shape, block, (top, left)))  # fmt: skip
+            distance.view(len(y), len(x), bottom - top, right - left)[
+                torch.arange(len(y))[:, None], torch.arange(len(x)), y[:, None], x] = -math.inf  # fmt: skip
+            best = smallest(distance, count)
+            found = (best // (right - left) + top) * grid.keys[1] + best % (right - left) + left
+            into[block] = found.view(*queries.shape[:2], count)
+    return nearest
+
+
+def smallest(distance: Tensor, count: int, group: int = 16) -> Tensor:
+    """(Q, rows, columns) -> (Q, count), where the smallest of each query lie, counted row by row.
+
+    In two steps, for speed: they lie in those groups of rows of a column whose own smallest are smallest.
+    """
+    rows, columns = distance.shape[1:]
+    flat = distance.flatten(1)
+    if rows % group or flat.shape[1] // group < count:
+        return flat.topk(count, -1, largest=False, sorted=False).indices
+    groups = distance.unflatten(1, (-1, group)).amin(2).flatten(1).topk(count, -1, largest=False, sorted=False).indices
+    first = (groups // columns) * (group * columns) + groups % columns
+    members = (first[..., None] + torch.arange(group, device=flat.device) * columns).flatten(1)
+    best = flat.gather(1, members).topk(count, -1, largest=False, sorted=False).indices
+    return members.gather(1, best)
+
+
+class GatedGraph(nn.Module):
+    """K heads of the graph: (noisy, pilot, sigma) -> what each makes of the picture."""
+
+    def __init__(self, channels: int, heads: int, patch: int, stride: int, window: int, neighbours: int) -> None:
+        super().__init__()
+        self.heads, self.patch, self.stride, self.window, self.neighbours = heads, patch, stride, window, neighbours
+        size = patch * patch
+        self.metric = nn.Parameter(torch.zeros(size))
+        """Logarithm of each coefficient's weight in the distance."""
+        self.temperature = nn.Parameter(torch.linspace(0, math.log(2**heads), heads + 1)[:-1])
+        """Its logarithm: every head starts twice as steep as the one before."""
+        self.threshold = nn.Linear(size, 2 * heads)
+        """gamma and beta of Eq. 7, of what a node's pilot shows."""
+        nn.init.zeros_(self.threshold.weight)
+        nn.init.constant_(self.threshold.bias, math.log(math.e - 1))  # softplus makes 1 of it
+        self.noise, self.exponent, self.share = (nn.Parameter(torch.zeros(heads, 2, channels * size)) for _ in range(3))
+        """Of the two gates, for what neighbours have in common and for what is the node's own: logarithms of the
+        noise's weight and of the exponent; how much of the pilot comes in place of what is held back."""
+
+    def forward(self, noisy: Tensor, pilot: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """noisy, pilot: (B, C, H, W), float32, H and W such that patches at every stride cover them; sigma: (B,) on
+        the scale of the pixels.
+
+        Returns (B, K, C, H, W), the heads' pictures, and (B, 2 K, H, W), how much noise is left and how many
+        neighbours there were.
+        """
+        channels = noisy.shape[1]
+        height, width = noisy.shape[-2:]
+        grid = Grid.of(height, width, self.patch, self.stride, self.window)
+        basis = self.basis
+        noisy_nodes, pilot_nodes = (coefficients(opponent(image), basis) for image in (noisy, pilot))
+        brightness = pilot_nodes[..., : len(basis)].detach()
+        with torch.no_grad():
+            edges = self.search(brightness * (self.metric / 2).exp(), grid)
+        patches, noise, number = self.aggregate(noisy_nodes, pilot_nodes, edges, sigma.clamp_min(QUIETEST))
+        return self.collect(patches, noise, number, channels)
+
+    @property
+    def basis(self) -> Tensor:
+        """Not a buffer, which a model that is loaded onto 'meta' would lack."""
+        return dct_basis(self.patch).to(self.metric)
+
+    def search(self, embedded: Tensor, grid: Grid) -> Tensor:
+        return search(embedded, grid, self.neighbours)
+
+    def aggregate(self, noisy: Tensor, pilot: Tensor, candidates: Tensor, sigma: Tensor) -> tuple[Tensor, ...]:
+        """(B, h, w, C D) nodes and (B, rows, columns, E) candidates -> (B, rows, columns, K, C D) patches, and of each
+        the variance of its noise in units of sigma² and the number of its neighbours, (B, rows, columns, K)."""
+        rows, columns, count = candidates.shape[1:]
+        step = max(1, CHUNK // (columns * count * noisy.shape[-1]))
+        chunks = []
+        for image, (noisy_nodes, pilot_nodes, level) in enumerate(zip(noisy, pilot, sigma)):
+            for first in range(0, rows, step):
+                some = candidates[image, first : first + step]
+                own_noisy, own_pilot = (
+                    nodes[first * self.stride :: self.stride, :: self.stride][: len(some), :columns].flatten(0, 1)
+                    for nodes in (noisy_nodes, pilot_nodes)
+                )  # (Q, C D)
+                near_noisy, near_pilot = (
+                    nodes.flatten(0, 1).index_select(0, some.flatten()).view(len(own_pilot), count, -1)
+                    for nodes in (noisy_nodes, pilot_nodes)
+                )  # (Q, E, C D)
+                shift = near_pilot - own_pilot[:, None]
+                distance = self.distance(shift.square()) / level**2
+                weights = self.attention(distance, own_pilot / level)  # (Q, K, E)
+                number = 1 / weights.square().sum(-1)
+                mean_shift = weights @ shift
+                spread = (weights @ shift.square() - mean_shift.square()).relu()
+                patches, noise = self.gate(
+                    weights @ near_noisy, own_pilot[:, None] + mean_shift, spread, number, own_noisy, own_pilot, level
+                )
+                chunks.append([t.unflatten(0, (-1, columns)) for t in (patches, noise, number)])
+        return tuple(torch.cat(parts).unflatten(0, (len(noisy), rows)) for parts in zip(*chunks))
+
+    def distance(self, squares: Tensor) -> Tensor:
+        """(..., C D) squared differences -> (...), their weighted mean; of colours their brightness counts."""
+        return squares[..., : len(self.metric)] @ self.metric.exp() / len(self.metric)
+
+    def attention(self, distance: Tensor, own: Tensor) -> Tensor:
+        """(Q, E) distances to the candidates, (Q, C D) nodes, in units of the noise -> (Q, K, E) weights of the
+        edges, 0 where there is none, 1 in all."""
+        similarity = -distance[:, None] * self.temperature.exp()[:, None]  # (Q, K, E)
+        gamma, beta = self.thresholds(own)
+        threshold = gamma * similarity.mean(-1) - beta  # Eq. 7; less than a node's similarity to itself, which is 0
+        edges = (similarity - threshold[..., None]).relu()  # Eq. 8
+        most = edges.amax(-1, keepdim=True)
+        weights = (edges - most).exp() - (-most).exp()  # Eq. 9, with exp(A) - 1 for exp(A)
+        return weights / weights.sum(-1, keepdim=True)
+
+    def thresholds(self, own: Tensor) -> tuple[Tensor, Tensor]:
+        """(Q, C D) nodes in units of the noise -> gamma and beta of Eq. 7, (Q, K) each, positive."""
+        shown = own[..., : len(self.metric)].square().log1p()
+        gamma, beta = F.softplus(self.threshold(shown)).unflatten(-1, (2, -1)).unbind(-2)
+        return gamma, beta
+
+    def gate(
+        self, common: Tensor, mean: Tensor, spread: Tensor, number: Tensor, noisy: Tensor, pilot: Tensor, sigma: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Of what the neighbours have in common and of what is the node's own, as much as the pilot says is signal.
+
+        common, mean, spread: (Q, K, C D) weighted means of the neighbours' noisy patches and of their pilots, and the
+        variance of the latter; number: (Q, K); noisy, pilot: (Q, C D), the node itself; sigma: ().
+        Returns (Q, K, C D) and the variance of its noise in units of sigma², (Q, K).
+        """
+        noisy, pilot, number = noisy[:, None], pilot[:, None], number[..., None]
+        shared_noise, own_noise = (sigma * sigma * self.noise.exp()).unbind(1)  # (K, C D)
+        shared, own = (
+            (signal / (signal + noise)).clamp_min(LEAST) ** exponent
+            for signal, noise, exponent in zip(
+                (mean.square(), spread), (shared_noise / number, own_noise), self.exponent.exp().unbind(1)
+            )
+        )
+        patches = shared * common + own * (noisy - common)
+        shared_pilot, own_pilot = self.share.unbind(1)
+        patches = patches + shared_pilot * (1 - shared) * mean + own_pilot * (1 - own) * (pilot - mean)
+        return patches, (shared.square() / number + own.square()).mean(-1)
+
+    def collect(self, patches: Tensor, noise: Tensor, number: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+        """What `aggregate` gives -> what `forward` gives: patches folded, those with less noise weighing more."""
+        weights = 1 / noise.clamp_min(LEAST)
+        ones = weights.new_ones(1, 1, self.patch, self.patch)
+        maps = torch.stack((weights, number, torch.ones_like(number)), 1).movedim(-1, 1)  # (B, K, 3, rows, columns)
+        sums = F.conv_transpose2d(maps.flatten(0, 2)[:, None], ones, stride=self.stride)[:, 0]
+        weight, number, count = sums.unflatten(0, maps.shape[:3]).unbind(2)  # (B, K, H, W)
+        weighted = (patches * weights[..., None]).unflatten(-1, (channels, -1)).permute(0, 3, 4, 5, 1, 2)
+        images = fold(weighted.flatten(0, 2), self.basis, self.stride).unflatten(0, weighted.shape[:3])
+        images = rgb((images / weight[:, :, None]).flatten(0, 1)).unflatten(0, maps.shape[:2])
+        return images, torch.cat(((weight / count).log() / 4, number / count / self.neighbours), 1)
+
+
+def reference(graph: GatedGraph, noisy: Tensor, pilot: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """`GatedGraph.forward`, the equations one after the other, with the whole graph in memory: Q x N edges a head."""
+    _, channels, height, width = noisy.shape
+    grid = Grid.of(height, width, graph.patch, graph.stride, graph.window)
+    images, maps = [], []
+    for y, x, level in zip(opponent(noisy), opponent(pilot), sigma.clamp_min(QUIETEST)):
+        # nodes: the DCT of all patches, (N, C D); which of them are queries; what these see
+        y_nodes, x_nodes = (
+            torch.einsum("cdn,ed->nce", F.unfold(image[:, None], graph.patch), graph.basis).flatten(1)
+            for image in (y, x)
+        )
+        places = torch.arange(grid.keys[0] * grid.keys[1]).view(grid.keys)
+        queries = places[:: graph.stride, :: graph.stride].flatten()
+        seen = torch.zeros(len(queries), len(places.flatten()), dtype=torch.bool)
+        for i, query in enumerate(queries.tolist()):
+            (top, bottom), (left, right) = (
+                grid.windows(axis)[place // graph.stride // BLOCK]
+                for axis, place in enumerate(divmod(query, grid.keys[1]))
+            )
+            seen[i, places[top:bottom, left:right].flatten()] = True
+        own = x_nodes[queries]
+        distance = graph.distance((x_nodes - own[:, None]).square())  # (Q, N)
+        order = distance.masked_fill(~seen, math.inf)
+        order[torch.arange(len(queries)), queries] = -1  # a node is always its own neighbour
+        candidates = order.topk(min(graph.neighbours, int(seen[0].sum())), -1, largest=False).indices
+        # edges, Eq. 7-9
+        near = graph.attention(distance.gather(1, candidates) / level**2, own / level)  # (Q, K, E)
+        alpha = near.new_zeros(len(queries), graph.heads, len(y_nodes)).scatter(
+            2, candidates[:, None].expand(near.shape), near
+        )  # (Q, K, N)
+        # aggregation, Eq. 10
+        number = 1 / alpha.square().sum(-1)
+        mean = alpha @ x_nodes  # (Q, K, C D)
+        spread = torch.einsum("qkn,qknd->qkd", alpha, (x_nodes - mean[:, :, None]).square())
+        patches, noise = graph.gate(alpha @ y_nodes, mean, spread, number, y_nodes[queries], own, level)
+        # fold, Eq. 11
+        pixels = torch.einsum("qkce,ed->kcdq", patches.unflatten(2, (channels, -1)), graph.basis)
+
+        def folded(values: Tensor) -> Tensor:  # (K, C, P², Q) -> (K, C, H, W)
+            return F.fold(values.flatten(1, 2), (height, width), graph.patch, stride=graph.stride)
+
+        def everywhere(values: Tensor) -> Tensor:  # (Q, K) -> (K, 1, P², Q)
+            return values.T[:, None, None].expand(-1, 1, graph.patch**2, -1)
+
+        weights = 1 / noise.clamp_min(LEAST)
+        weight, count = folded(everywhere(weights)), folded(everywhere(torch.ones_like(weights)))
+        images.append(rgb(folded(pixels * weights.T[:, None, None]) / weight))
+        maps.append(torch.cat(((weight / count).log() / 4, folded(everywhere(number)) / count / graph.neighbours)))
+    return torch.stack(images), torch.stack(maps)[:, :, 0]
+
+
+class GatedStage(nn.Module):
+    """The graph and what is made of it: from a pilot to a better estimate.
+
+    A small residual network at the trunk's resolution weighs, pixel by pixel, how far to go from the pilot to each
+    head's picture, and adds what it sees beside.
+    """
+
+    def __init__(
+        self, channels: int, features: int, scale: int, blocks: Iterable[nn.Module], graph: GatedGraph, blind: bool
+    ) -> None:
+        super().__init__()
+        self.level = nn.Conv2d(features, 1, 1) if blind else None
+        """Of a task that tells no noise level: its logarithm, of which each image's mean counts."""
+        if self.level is not None:
+            nn.init.zeros_(self.level.weight)
+            nn.init.constant_(self.level.bias, math.log(USUAL))  # type: ignore[arg-type]
+        self.channels, self.scale, self.graph = channels, scale, graph
+        maps = channels * (2 + graph.heads) + 2 * graph.heads + 1
+        self.conv_in = nn.Conv2d(features + maps * scale**2, features, 3, padding=1)
+        self.blocks = nn.Sequential(*blocks)
+        self.conv_out = nn.Conv2d(features, (channels + graph.heads) * scale**2, 3, padding=1)
+        nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
+
+    def forward(self, noisy: Tensor, pilot: Tensor, features: Tensor, sigma: Tensor | None) -> Tensor:
+        """noisy, pilot: (B, C, H, W); features: (B, features, H / scale, W / scale), the trunk's; sigma: (B,), on the
+        scale of the pixels, or None for a blind task. Returns (B, C, H, W)."""
+        if sigma is None:
+            assert self.level is not None
+            sigma = self.level(features).float().mean((1, 2, 3)).exp()
+        with torch.autocast(noisy.device.type, enabled=False):
+            noisy, pilot, sigma = noisy.float(), pilot.float(), sigma.float().clamp_min(QUIETEST)
+            heads, nodes = self.aggregate(noisy, pilot, sigma)
+            level = sigma.view(-1, 1, 1, 1)
+            steps = heads - pilot[:, None]  # (B, K, C, H, W)
+            maps = (pilot, (noisy - pilot) / level, (steps / level[:, None]).flatten(1, 2), nodes,
+                    level.expand(-1, 1, *noisy.shape[-2:]))  # fmt: skip
+        inputs = F.pixel_unshuffle(torch.cat(maps, 1), self.scale)
+        inputs = torch.cat((features, inputs.to(features.dtype)), 1)
+        change = F.pixel_shuffle(self.conv_out(self.blocks(self.conv_in(inputs))), self.scale).float()
+        own, blend = change.split((self.channels, self.graph.heads), 1)
+        blend = blend + BLEND / self.graph.heads
+        return pilot + (blend[:, :, None] * steps).sum(1) + level * own
+
+    def aggregate(self, noisy: Tensor, pilot: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """`GatedGraph` on images of any size: mirrored at the right and at the bottom where no patch would reach."""
+        height, width = noisy.shape[-2:]
+        right, bottom = (covering(side, self.graph.patch, self.graph.stride) - side for side in (width, height))
+        heads, nodes = self.graph(*(mirrored(image, right, bottom) for image in (noisy, pilot)), sigma)
+        return heads[..., :height, :width], nodes[..., :height, :width]
+
+
+def covering(side: int, patch: int, stride: int) -> int:
+    """The first length from `side` on that patches at every stride cover to its end."""
+    return max(side, patch) + -(max(side, patch) - patch) % stride
+
+
+def mirrored(image: Tensor, right: int, bottom: int) -> Tensor:
+    """(B, C, H, W) with more columns and rows, mirrored; repeated where there is too little to mirror."""
+    mode = "reflect" if min(image.shape[-2:]) > max(right, bottom) else "replicate"
+    return F.pad(image, (0, right, 0, bottom), mode=mode)

@@ -1,0 +1,212 @@
+"""The gated graph: its fast form against the equations, and each equation against its own words."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from dagl_cli.config import ModelConfig
+from dagl_cli.errors import UsageError
+from dagl_cli.nn import gated
+from dagl_cli.nn.gated import (
+    GatedGraph,
+    Grid,
+    coefficients,
+    covering,
+    dct_basis,
+    fold,
+    mirrored,
+    opponent,
+    reference,
+    rgb,
+    search,
+    smallest,
+)  # fmt: skip
+from dagl_cli.nn.model import DAGL
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+SHAPE = dict(channels=1, heads=2, patch=8, stride=4, window=64, neighbours=5)
+
+
+def a_graph(**changes: int) -> GatedGraph:
+    """In float64, with every parameter off its start."""
+    torch.manual_seed(0)
+    graph = GatedGraph(**{**SHAPE, **changes}).double()
+    with torch.no_grad():
+        for parameter in graph.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return graph
+
+
+def pictures(channels: int, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """noisy, pilot, sigma of two images."""
+    generator = torch.Generator().manual_seed(1)
+    pilot, noise = torch.rand(2, 2, channels, height, width, generator=generator, dtype=torch.float64)
+    return pilot + 0.2 * (noise - 0.5), pilot, torch.tensor([0.1, 0.002], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "changes"),
+    [
+        (28, 36, {}), (20, 24, dict(channels=3)), (44, 40, dict(window=32)), (9, 13, dict(patch=5)), (8, 12, {}),
+        (30, 22, dict(stride=2, neighbours=16)), (44, 76, dict(heads=1)), (12, 12, dict(neighbours=99)),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("chunk", [1, gated.CHUNK])
+def test_the_fast_form_equals_the_equations(
+    height: int, width: int, changes: dict[str, int], chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forward and gradient, of images and parameters, in one window or several, in one chunk or several."""
+    monkeypatch.setattr(gated, "CHUNK", chunk)
+    graph, results = a_graph(**changes), []
+    for form in (lambda *inputs: reference(graph, *inputs), graph):
+        noisy, pilot, sigma = pictures(changes.get("channels", 1), height, width)
+        inputs = [noisy.requires_grad_(), pilot.requires_grad_(), *graph.parameters()]
+        images, maps = form(noisy, pilot, sigma)
+        gradients = torch.autograd.grad(images.sin().sum() + maps.square().sum(), inputs)
+        results.append((images, maps, *gradients))
+    assert all(bool(gradient.any()) for gradient in results[0])
+    for ours, expected in zip(results[1], results[0]):
+        torch.testing.assert_close(ours, expected, atol=1e-9, rtol=1e-9)
+
+
+def test_the_basis_is_the_dct() -> None:
+    scipy = pytest.importorskip("scipy.fft")
+    basis, patch = dct_basis(8), torch.rand(8, 8, dtype=torch.float64)
+    torch.testing.assert_close(basis @ basis.T, torch.eye(64, dtype=torch.float64))
+    expected = torch.from_numpy(scipy.dctn(patch.numpy(), norm="ortho")).flatten()
+    torch.testing.assert_close(basis @ patch.flatten(), expected)
+    torch.testing.assert_close(coefficients(patch[None, None], basis)[0, 0, 0], expected)
+    torch.testing.assert_close(fold(expected.view(1, 64, 1, 1), basis, 4)[0], patch)
+
+
+def test_colours_keep_their_noise() -> None:
+    x = torch.rand(2, 3, 4, 5, dtype=torch.float64)
+    torch.testing.assert_close(rgb(opponent(x)), x)
+    torch.testing.assert_close(opponent(x).square().sum(1), x.square().sum(1))
+    gray = x[:, :1].expand(-1, 3, -1, -1)
+    torch.testing.assert_close(opponent(gray)[:, 1:], torch.zeros(2, 2, 4, 5, dtype=torch.float64))
+
+
+def test_the_nearest_keys_of_a_window_are_found() -> None:
+    """A patch that comes again is found wherever it lies in the window; a node is always its own neighbour."""
+    torch.manual_seed(0)
+    image = torch.rand(1, 1, 72, 72)
+    image[..., 41:49, 37:45] = image[..., 16:24, 20:28]
+    nodes = coefficients(image, dct_basis(8).float())
+    grid = Grid.of(72, 72, 8, 4, 64)
+    found = search(nodes, grid, 2)
+    assert found.shape == (1, 17, 17, 2)
+    assert set(found[0, 4, 5].tolist()) == {16 * 65 + 20, 41 * 65 + 37}
+    own = (torch.arange(17)[:, None] * 4 * 65 + torch.arange(17) * 4)[None, ..., None]
+    assert bool((found == own).any(-1).all())
+    flat = search(torch.zeros(1, 65, 65, 64), grid, 3)
+    assert bool((flat == own).any(-1).all()), "however many others are the same"
+
+
+@pytest.mark.parametrize(("rows", "columns", "count"), [(64, 64, 16), (32, 5, 3), (16, 2, 9), (30, 7, 4), (3, 3, 9)])
+def test_smallest_in_two_steps(rows: int, columns: int, count: int) -> None:
+    values = torch.randn(7, rows, columns)
+    expected = values.flatten(1).topk(count, -1, largest=False).indices
+    torch.testing.assert_close(smallest(values, count).sort(-1).values, expected.sort(-1).values)
+
+
+@torch.no_grad()
+def test_the_threshold_is_equations_7_and_8() -> None:
+    """M - (gamma mean M - beta), cut at 0; its edges' exp(A) - 1, adding to 1."""
+    graph = a_graph()
+    distance, own = 4 * torch.rand(3, 5, dtype=torch.float64), torch.randn(3, 64, dtype=torch.float64)
+    distance[:, 0] = 0
+    weights = graph.attention(distance, own)
+    gamma, beta = graph.thresholds(own)
+    for q in range(3):
+        for k in range(2):
+            similarity = [-float(d) * math.exp(graph.temperature[k]) for d in distance[q]]
+            threshold = float(gamma[q, k]) * sum(similarity) / 5 - float(beta[q, k])
+            edges = [math.exp(max(0.0, m - threshold)) - 1 for m in similarity]
+            expected = [e / sum(edges) for e in edges]
+            assert weights[q, k].tolist() == pytest.approx(expected)
+    assert bool((weights == 0).any())
+    assert bool((weights[..., 0] > 0).all())
+
+
+@pytest.mark.parametrize("far", [1e3, 1e8])
+def test_attention_stays_finite(far: float) -> None:
+    weights = a_graph().float().attention(torch.tensor([[0.0, far, far]]), torch.full((1, 64), far))
+    torch.testing.assert_close(weights.sum(-1), torch.ones(1, 2))
+
+
+def test_the_gate_is_wieners_before_it_is_trained() -> None:
+    """wm = xm² / (xm² + sigma² / n), wd = xv / (xv + sigma²); wm ym + wd (y - ym), and the noise that this leaves."""
+    graph = GatedGraph(**{**SHAPE, "heads": 1}).double()
+    common, mean, noisy, pilot = torch.randn(4, 1, 1, 64, dtype=torch.float64)
+    spread, number, sigma = torch.rand(1, 1, 64, dtype=torch.float64), torch.tensor([[4.0]]).double(), 0.3
+    patches, noise = graph.gate(common, mean, spread, number, noisy[0], pilot[0], torch.tensor(sigma))
+    wm, wd = mean**2 / (mean**2 + sigma**2 / 4), spread / (spread + sigma**2)
+    torch.testing.assert_close(patches, wm * common + wd * (noisy - common))
+    torch.testing.assert_close(noise, (wm**2 / 4 + wd**2).mean(-1))
+
+
+@torch.no_grad()
+def test_a_constant_picture_stays() -> None:
+    """All weights add to 1, also at the borders: the fold loses nothing."""
+    flat = torch.full((2, 1, 28, 24), 0.5, dtype=torch.float64)
+    images, _ = GatedGraph(**SHAPE).double()(flat, flat, torch.tensor([0.02, 0.02]).double())
+    assert float((images - 0.5).abs().max()) < 1e-4
+
+
+@torch.no_grad()
+def test_more_independent_samples_less_noise() -> None:
+    """Copies of one tile with independent noise: the graph must do better than any single patch could."""
+    torch.manual_seed(0)
+    clean = torch.rand(1, 1, 8, 8).repeat(1, 1, 8, 8).double()
+    noisy = clean + 0.1 * torch.randn_like(clean)
+    graph = GatedGraph(**{**SHAPE, "neighbours": 16}).double()
+    images, maps = graph(noisy, clean, torch.tensor([0.1]).double())
+    assert float((images[0, 0] - clean).square().mean()) < 0.1**2 / 8
+    assert float(maps[0, 2].mean()) > 0.7, "nearly all of the 16 candidates are neighbours"
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 9), (8, 8), (33, 26)])
+@pytest.mark.parametrize(("channels", "blind"), [(1, False), (3, False), (3, True)])
+def test_a_network_with_it_takes_any_size(size: tuple[int, int], channels: int, blind: bool) -> None:
+    model = DAGL(
+        ModelConfig(
+            channels=channels,
+            features=8,
+            blocks=2,
+            scale=2,
+            outer_blocks=1,
+            stages=2,
+            stage_blocks=1,
+            heads=2,
+            patch=8,
+            graph="gated",
+            noise_map=not blind,
+        )
+    )
+    out = model(torch.rand(2, channels, *size), None if blind else torch.tensor([0.0, 50.0]))
+    assert out.shape == (2, channels, *size)
+    out.square().sum().backward()
+    gradients = [p.grad for p in model.parameters()]
+    assert all(g is not None and bool(torch.isfinite(g).all()) for g in gradients)
+
+
+def test_sizes_are_filled_up_by_mirroring() -> None:
+    assert [covering(side, 8, 4) for side in (1, 8, 9, 12, 13)] == [8, 8, 12, 12, 16]
+    x = torch.arange(4.0).view(1, 1, 1, 4).expand(1, 1, 3, 4)
+    assert mirrored(x, 2, 0)[0, 0, 0].tolist() == [0, 1, 2, 3, 2, 1]
+    assert mirrored(x, 3, 0)[0, 0, 0].tolist() == [0, 1, 2, 3, 3, 3, 3], "three rows: too few to mirror by 3"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (dict(window=31), "window must be at least 8 times stride, 32, not 31"),
+        (dict(neighbours=0), "neighbours must be 1-1024"),
+    ],
+)  # fmt: skip
+def test_impossible_graphs_are_refused(wrong: dict[str, int], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        ModelConfig(graph="gated", **wrong)  # type: ignore[arg-type]
