@@ -93,8 +93,11 @@ class ModelConfig:
         for least, names in ((1, self._SIZES), (0, self._COUNTS)):
             for name in names:
                 value = getattr(self, name)
-                if not isinstance(value, int) or not least <= value <= LARGEST:
+                if type(value) is not int or not least <= value <= LARGEST:
                     raise UsageError(f"{name} must be {least}-{LARGEST}, not {value!r}")
+        for f in fields(self):
+            if type(value := getattr(self, f.name)) is not type(f.default):
+                raise UsageError(f"{f.name} must be like {f.default!r}, not {value!r}")
         if self.task not in TASKS:
             raise unknown("task", self.task, TASKS)
         if self.channels not in (1, 3):
@@ -110,6 +113,11 @@ class ModelConfig:
         if self.outer_blocks and self.features % 2:
             raise UsageError(
                 f"features must be even where there are outer_blocks ({self.outer_blocks}), not {self.features}"
+            )
+        total = self.blocks + self.stage_blocks * max(0, self.stages - 1) + 2 * self.outer_blocks
+        if total > LARGEST:
+            raise UsageError(
+                f"blocks, stage_blocks between stages and outer_blocks must be {LARGEST} at most, not {total}"
             )
         if self.graph == "gated" and self.window < BLOCK * self.stride:
             raise UsageError(f"window must be at least {BLOCK} times stride, {BLOCK * self.stride}, not {self.window}")

@@ -50,3 +50,8 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def plain(text: str) -> str:
+    """Text from files and their names, without what could steer a terminal or turn its line (C0, C1, bidi)."""
+    return "".join(c if c.isprintable() else "?" for c in text)

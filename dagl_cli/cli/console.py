@@ -5,13 +5,10 @@ from __future__ import annotations
 from rich.console import Console
 from rich.progress import Progress, ProgressColumn
 
+from ..errors import plain as plain  # for the commands
+
 errors = Console(stderr=True, highlight=False)
 """Progress and messages: stdout is for data and --json alone."""
-
-
-def plain(text: str) -> str:
-    """Text from files and their names, without what could steer a terminal or turn its line (C0, C1, bidi)."""
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def say(line: str, style: str = "") -> None:

@@ -14,15 +14,17 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Column, Table
+from rich.text import Text
 
 from ..config import RAW_FILES
-from ..errors import UsageError, WeightsError
+from ..errors import UsageError, WeightsError, plain
 from .boundary import app, group
 from .console import errors, say
 from .options import Json, Offline, Overwrite, Quiet, a_path
 
 if TYPE_CHECKING:
-    from ..store.hub import Progress as Report
+    from ..store.hub import DownloadProgress
+    from ..store.manifest import Entry, Manifest, Result
 
 commands = group("Weights: bundled, from the Hub, and from DAGL's authors.")
 app.add_typer(commands, name="weights")
@@ -43,7 +45,7 @@ def print_json(content: Any) -> None:
 
 
 @contextmanager
-def download_bars(quiet: bool) -> Iterator[Report]:
+def download_bars(quiet: bool) -> Iterator[DownloadProgress]:
     """Progress of downloads, one bar per file."""
     bars: dict[str, Any] = {}
     with Progress(
@@ -59,14 +61,16 @@ def download_bars(quiet: bool) -> Iterator[Report]:
         yield report
 
 
-def known(path: Path) -> dict[str, Any]:
+def known(path: Path) -> Entry:
     """Everything that is known of a weight file: its manifest entry, as far as it is of this very file."""
-    from ..store import card, weights
+    from ..store import card, manifest
 
-    beside = path.parent / weights.MANIFEST
-    manifest = weights.read_manifest(beside) if beside.is_file() else {}
-    previous = manifest.get("files", {}).get(path.name, {})
-    return {"name": path.stem, "path": str(path)} | card.entry(path, {}, previous, ())
+    return card.entry(path, replace(manifest.beside(path), licence=None, training_data=None))
+
+
+def as_row(path: Path, entry: Entry) -> dict[str, Any]:
+    """For --json."""
+    return {"name": path.stem, "path": str(path)} | entry.to_dict()
 
 
 def located(names: list[str] | None, offline: bool = False) -> list[Path]:
@@ -86,68 +90,71 @@ def list_weights(as_json: Json = False) -> None:
     """The bundled and the imported weights: task, colours, network, training, licence."""
     from ..store import weights
 
-    rows, damaged = [], []
+    found: list[tuple[Path, Entry, str]] = []
+    damaged = []
     for place, paths in (("bundled", weights.bundled()), ("imported", weights.imported())):
         for path in paths:
             try:
-                found = known(path)
+                found.append((path, known(path), place))
             except WeightsError as error:
                 damaged.append(str(error))
-                continue
-            rows.append({k: v for k, v in found.items() if k not in ("results", "runs", "note")} | {"from": place})
     if as_json:
-        print_json(rows)
+        rows = [as_row(path, replace(entry, runs=(), note=None)) | {"from": place} for path, entry, place in found]
+        print_json([{key: value for key, value in row.items() if key != "results"} for row in rows])
     else:
-        show(rows)
+        show({path.stem: entry for path, entry, _ in found})
     for line in damaged:
         say(f"Error: {line}", "red")
     if damaged:
         raise typer.Exit(WeightsError.exit_code)
 
 
-def show(rows: list[dict[str, Any]]) -> None:
+def show(entries: dict[str, Entry]) -> None:
     table = Table(
         "name", "task", "colours", "network", "parameters", "licence", box=None, pad_edge=False, padding=(0, 1, 0, 0)
     )
     for column in table.columns[:-1]:
         column.no_wrap = True
     table.columns[-1].min_width = 10
-    for row in rows:
-        variant = f" ({row['variant']})" if row["variant"] else ""
-        table.add_row(
-            row["name"], row["task"], "gray" if row["channels"] == 1 else "RGB",
-            row["network"].split(", ")[-1] + variant, f"{row['parameters']:,}",
-            (row["licence"] or "not stated").split(":")[0],
+    for name, e in entries.items():
+        variant = f" ({e.variant})" if e.variant else ""
+        add_row(
+            table, name, e.task, e.colours, e.network.split(", ")[-1] + variant, f"{e.parameters:,}",
+            (e.licence or "not stated").split(":")[0],
         )  # fmt: skip
     Console().print(table)
+
+
+def add_row(table: Table, *cells: str) -> None:
+    """Text from files: nothing in it steers the terminal, and brackets are brackets."""
+    table.add_row(*(Text(plain(cell)) for cell in cells))
 
 
 @commands.command()
 def info(model: Name, as_json: Json = False, offline: Offline = False) -> None:
     """All about one file: network, training and its data, licence, results, SHA-256."""
-    found = known(located([model], offline)[0])
+    path = located([model], offline)[0]
+    e = known(path)
     if as_json:
-        print_json(found)
+        print_json(as_row(path, e))
         return
-    training = found["training"]
+    training = {k: v for k, v in e.training.to_dict().items() if k not in ("settings", "data_sha256")}
     table = Table("", Column(overflow="fold"), show_header=False, box=None)
     for key, value in (
-        ("name", found["name"]), ("file", f"{found['path']} ({found['bytes']:,} bytes)"), ("SHA-256", found["sha256"]),
-        ("task", found["task"]), ("colours", "gray" if found["channels"] == 1 else "RGB"),
-        ("network", found["network"] + (f" ({found['variant']})" if found["variant"] else "")),
-        ("parameters", f"{found['parameters']:,}"), ("licence", found["licence"] or "not stated"),
-        ("training data", found["training_data"] or "not stated"),
-        ("training", ", ".join(f"{key} {training[key]}" for key in training if key not in ("settings", "data_sha256"))),
-        *((f"run {run['name']}", f"{run['flags']}: {run['minutes']:g} minutes, {run['steps']:,} steps")
-          for run in found.get("runs", ())),
-        *((f"{row['dataset']} {'' if row.get('level') is None else format(row['level'], 'g')}",
-           f"{row['psnr']:.2f} dB, SSIM {row['ssim']:.4f} (input {row['input_psnr']:.2f}; {row['protocol']})")
-          for row in found["results"]),
-        ("note", found.get("note", "")),
+        ("name", path.stem), ("file", f"{path} ({e.bytes:,} bytes)"), ("SHA-256", e.sha256), ("task", e.task),
+        ("colours", e.colours), ("network", e.network + (f" ({e.variant})" if e.variant else "")),
+        ("parameters", f"{e.parameters:,}"), ("licence", e.licence or "not stated"),
+        ("training data", e.training_data or "not stated"),
+        ("training", ", ".join(f"{key} {value}" for key, value in training.items())),
+        *((f"run {run.name}", f"{run.flags}: {run.minutes:g} minutes, {run.steps:,} steps") for run in e.runs),
+        *((f"{row.dataset} {'' if row.level is None else format(row.level, 'g')}",
+           f"{row.psnr:.2f} dB, SSIM {row.ssim:.4f} (input {row.input_psnr:.2f}; {row.protocol})")
+          for row in e.results),
+        ("note", e.note or ""),
     ):  # fmt: skip
         if value:
-            table.add_row(key, value)
-    Console(markup=False).print(table)
+            add_row(table, key, value)
+    Console().print(table)
 
 
 @commands.command()
@@ -166,7 +173,7 @@ def verify(models: Names = None, as_json: Json = False) -> None:
 
     hub:OWNER/REPO stands for all of its files that are in the Hub's cache.
     """
-    from ..store import hub, weights
+    from ..store import hub, manifest, weights
 
     files: list[Path] = []
     for model in models or ():
@@ -179,17 +186,17 @@ def verify(models: Names = None, as_json: Json = False) -> None:
     for file in files if models else weights.bundled():
         row = {"name": file.stem, "path": str(file), "intact": False, "message": ""}
         try:
-            entry = weights.read_manifest(file.parent / weights.MANIFEST)["files"].get(file.name)
+            entry = manifest.read(file.parent / manifest.MANIFEST).files.get(file.name)
             if entry is None:
                 raise WeightsError(f"{file}: not in the manifest beside it: `dagl weights manifest {file.parent}`")
-            weights.check(file, entry)
+            weights.check(file, entry.sha256)
             row["intact"] = True
         except WeightsError as error:
             row["message"] = str(error)
         rows.append(row)
     if not models:  # bundled files that are missing
-        beside = weights.folder() / weights.MANIFEST
-        missing = weights.read_manifest(beside)["files"].keys() - {file.name for file in weights.bundled()}
+        beside = weights.folder() / manifest.MANIFEST
+        missing = manifest.read(beside).files.keys() - {file.name for file in weights.bundled()}
         rows += [
             {"name": Path(name).stem, "path": str(beside.with_name(name)), "intact": False,
              "message": f"{beside.with_name(name)}: missing: install dagl again"} for name in sorted(missing)
@@ -236,8 +243,8 @@ def download(
     rows = []
     with download_bars(quiet) as report:
         for spec in specs:
-            path, manifest = weights.manifest_from_hub(spec, offline=offline, refresh=True, progress=report)
-            for name in [spec.file] if spec.file else list(manifest["files"]):
+            path, published = weights.manifest_from_hub(spec, offline=offline, refresh=True, progress=report)
+            for name in [spec.file] if spec.file else list(published.files):
                 pinned = replace(spec, revision=path.parent.name, file=name)
                 found = weights.from_hub(pinned, offline=offline, progress=report)
                 rows.append({"model": str(pinned), "path": str(found)})
@@ -309,7 +316,7 @@ def import_weights(
     say(f"Use it: dagl {'denoise --real' if task == 'real' else task} --model {output or target.stem} IN OUT")
 
 
-def say_unused(rows: list[dict[str, Any]], made: dict[str, Any]) -> None:
+def say_unused(rows: list[Result], made: Manifest) -> None:
     """Tell of results that were measured on something else."""
     from ..store import card
 
@@ -353,8 +360,8 @@ def export(
         return
     say_unused(measured, made)
     say(f"{folder}: {len(paths)} weight file(s), {', '.join((card.CARD, 'manifest.json', card.CONFIG))}")
-    unstated = [path for path in paths if not made["files"][path.name]["licence"]]
-    unlicensed = [name for name, e in made["files"].items() if not re.match("MIT|CC|Apache", e["licence"] or "MIT")]
+    unstated = [path for path in paths if not made.files[path.name].licence]
+    unlicensed = [name for name, e in made.files.items() if not re.match("MIT|CC|Apache", e.licence or "MIT")]
     for path in unstated:
         say(
             f'{path}: no licence is stated: before you publish it, write a "licence" (and "training_data") into '
@@ -387,5 +394,5 @@ def manifest(
     if quiet:
         return
     say_unused(measured, made)
-    for name, e in made["files"].items():
-        say(f"{name}: {len(e['results'])} results, {len(e.get('runs', []))} runs, licence {e['licence']}")
+    for name, e in made.files.items():
+        say(f"{name}: {len(e.results)} results, {len(e.runs)} runs, licence {e.licence}")

@@ -13,16 +13,19 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 
 from ..config import ModelConfig
-from ..errors import DaglError, UsageError, WeightsError
+from ..errors import DaglError, UsageError, WeightsError, one_line
 from ..files import cache_folder, write
 from . import hub
+from . import manifest as manifests
+from .manifest import MANIFEST, Manifest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,9 +34,16 @@ if TYPE_CHECKING:
     from ..nn.model import DAGL
 
 FORMAT = "dagl-1"
-MANIFEST = "manifest.json"
-MANIFEST_FORMAT = "dagl-manifest-1"
 AGAIN = "download or train it again"
+OWN_DIGEST = "sha256"
+"""In a file's metadata: `own_digest`."""
+FLOATS = ("F16", "BF16", "F32", "F64")
+LARGEST = hub.LARGEST
+"""Bytes of a weight file."""
+LARGEST_HEADER = 4 * 2**20
+"""Bytes: names, shapes, configuration and info. The network of the paper has 40 thousand."""
+
+T = TypeVar("T")
 
 
 def folder() -> Path:
@@ -69,7 +79,7 @@ def resolve(
     channels: int,
     *,
     offline: bool = False,
-    progress: hub.Progress = lambda name, done, total: None,
+    progress: hub.DownloadProgress = lambda name, done, total: None,
 ) -> Path:
     """The weight file for --model, from the first of these places that has it:
 
@@ -85,7 +95,7 @@ def resolve(
         return from_hub(hub.parse(model), task, channels, offline=offline, progress=progress)
     name = default_name(task, channels) if model is None else model.removesuffix(".safetensors")
     if (path := _named(name) if model is None else find(model)) is not None:
-        check_own(path)
+        check_known(path)
         return path
     names = ", ".join(p.stem for p in bundled()) or "none"
     more = "".join(f", {p.stem}" for p in imported())
@@ -115,15 +125,20 @@ def _named(stem: str) -> Path | None:
     return next((place / name for place in (folder(), imported_folder()) if (place / name).is_file()), None)
 
 
-def check_own(path: Path) -> None:
-    """Raises WeightsError where the manifest beside a bundled or imported file has another SHA-256."""
-    beside = path.parent / MANIFEST
+def check_known(path: Path) -> None:
+    """Raises WeightsError where the manifest beside a file has another SHA-256, or where a file that has no manifest
+    and no digest of its own is called like a bundled one and is another.
+    """
     remedy = {folder(): "install dagl again", imported_folder(): "import it again"}.get(path.parent)
-    entry = read_manifest(beside)["files"].get(path.name) if remedy and beside.is_file() else None
+    entry = manifests.beside(path).files.get(path.name)
+    if entry is None and path.is_file() and OWN_DIGEST not in _contents(path).metadata:
+        entry = manifests.read(folder() / MANIFEST).files.get(path.name) if (folder() / MANIFEST).is_file() else None
+        remedy = "give it another name if it is not the bundled one"
     if entry is not None:
         try:
-            check(path, entry)
+            check(path, entry.sha256)
         except WeightsError as error:
+            remedy = remedy or f"get it again, or `dagl weights manifest {path.parent}` if it was made anew"
             raise WeightsError(f"{error}: {remedy}") from None
 
 
@@ -134,7 +149,7 @@ def from_hub(
     *,
     offline: bool = False,
     refresh: bool = False,
-    progress: hub.Progress = lambda name, done, total: None,
+    progress: hub.DownloadProgress = lambda name, done, total: None,
 ) -> Path:
     """A weight file of a repository on the Hub, checked against the SHA-256 in that commit's manifest.
 
@@ -144,14 +159,15 @@ def from_hub(
     Raises WeightsError; a damaged download is removed.
     """
     manifest_path, manifest = manifest_from_hub(spec, offline=offline, refresh=refresh, progress=progress)
-    files, commit = manifest["files"], manifest_path.parent.name
+    files, commit = manifest.files, manifest_path.parent.name
     name = spec.file or (next(iter(files)) if len(files) == 1 else f"{default_name(task, channels)}.safetensors")
     if name not in files and f"{name}.safetensors" in files:
         name += ".safetensors"
     if name not in files:
         raise WeightsError(f"{spec}: no {name} in its manifest: choose one of {', '.join(files) or 'none'}")
     pinned = replace(spec, revision=commit, file=name)
-    return _intact(spec, pinned, lambda path: check(path, files[name]), offline, False, progress)[0]
+    fetch = partial(hub.fetch, pinned, largest=LARGEST, progress=progress)
+    return _intact(spec, fetch, lambda path: check(path, files[name].sha256), offline)[0]
 
 
 def manifest_from_hub(
@@ -159,32 +175,27 @@ def manifest_from_hub(
     *,
     offline: bool = False,
     refresh: bool = False,
-    progress: hub.Progress = lambda name, done, total: None,
-) -> tuple[Path, dict[str, Any]]:
+    progress: hub.DownloadProgress = lambda name, done, total: None,
+) -> tuple[Path, Manifest]:
     """(path, content) of a repository's manifest; the path's folder is named after the commit. Raises WeightsError."""
-    return _intact(spec, replace(spec, file=MANIFEST), read_manifest, offline, refresh, progress)
+    fetch = partial(hub.fetch, replace(spec, file=MANIFEST), largest=manifests.LARGEST, progress=progress)
+    return _intact(spec, fetch, manifests.read, offline, refresh)
 
 
 def _intact(
-    asked: hub.Spec,
-    part: hub.Spec,
-    examine: Callable[[Path], Any],
-    offline: bool,
-    refresh: bool,
-    progress: hub.Progress,
-) -> tuple[Path, Any]:
-    """The file `part` and what `examine` finds in it. What is damaged is fetched anew, once; offline it is left alone.
-
-    asked: what the user named, for the message.
+    asked: hub.Spec, fetch: Callable[..., Path], examine: Callable[[Path], T], offline: bool, refresh: bool = False
+) -> tuple[Path, T]:
+    """A file that `fetch` gives, and what `examine` finds in it. What is damaged is fetched anew, once; offline it is
+    left alone. asked: what the user named, for the message.
     """
-    path = hub.fetch(part, offline=offline, refresh=refresh, progress=progress)
+    path = fetch(offline=offline, refresh=refresh)
     try:
         return path, examine(path)
     except WeightsError as error:
         if offline or hub.is_offline():
             raise WeightsError(f"{error}: `dagl weights download {asked}` fetches it anew") from None
         hub.discard(path)
-        path = hub.fetch(part, progress=progress)
+        path = fetch()
         try:
             return path, examine(path)
         except WeightsError as error:
@@ -202,7 +213,7 @@ def cached_from_hub(spec: hub.Spec) -> list[Path]:
     if spec.file:
         return [hub.fetch(replace(own, file=f"{spec.file.removesuffix('.safetensors')}.safetensors"), offline=True)]
     found = []
-    for name in read_manifest(manifest)["files"]:
+    for name in manifests.read(manifest).files:
         with suppress(WeightsError):
             found.append(hub.fetch(replace(own, file=name), offline=True))
     if not found:
@@ -218,100 +229,62 @@ def sha256(path: Path) -> str:
         raise WeightsError(f"{path}: {error.strerror}: download it again") from None
 
 
-def check(path: Path, entry: dict[str, Any]) -> None:
-    """Raises WeightsError unless the file's SHA-256 is that of its entry in the manifest."""
-    found = sha256(path)
-    if found != entry["sha256"]:
-        raise WeightsError(f"{path}: damaged: its SHA-256 is {found[:12]}, the manifest says {entry['sha256'][:12]}")
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """A `manifest.json`: {"format", "licence", "training_data", "files": {name: entry}}, as `export.manifest` makes it.
-
-    Raises WeightsError when it is missing or is none.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        files = found["files"]
-        sound = found["format"] == MANIFEST_FORMAT and all(
-            re.fullmatch(hub.NAME, name) and re.fullmatch(r"[0-9a-f]{64}", entry["sha256"]) and _is_shown(entry)
-            for name, entry in files.items()
-        )
-        sound = sound and all(isinstance(found.get(key, ""), str) for key in ("licence", "training_data"))
-        sound = sound and all(isinstance(name, str) for name in found.get("training_sets", ()))
-    except FileNotFoundError:
-        raise WeightsError(f"{path}: there is no manifest: `dagl weights manifest {path.parent}` makes one") from None
-    except OSError as error:
-        raise WeightsError(f"{path}: {error.strerror}: make it readable") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        sound = False
-    if not sound:
-        raise WeightsError(
-            f"{path}: not a manifest of dagl weights (format {MANIFEST_FORMAT}): fetch it again, or delete it and "
-            f"`dagl weights manifest {path.parent}` makes a new one"
-        )
-    return dict(found)
-
-
-def _is_shown(entry: dict[str, Any]) -> bool:
-    """Whether what a card shows of a manifest's entry has the right types."""
-    return (
-        all(isinstance(entry.get(key), str | None) for key in ("licence", "training_data", "note"))
-        and all(
-            isinstance(run["name"], str) and isinstance(run["flags"], str)
-            and isinstance(run["minutes"], int | float) and isinstance(run["steps"], int)
-            for run in entry.get("runs", ())
-        )
-        and all(is_result(row) for row in entry.get("results", ()))
-    )  # fmt: skip
-
-
-def is_result(row: dict[str, Any]) -> bool:
-    """Whether a row is one of `dagl benchmark --json`, as far as the manifest and its card need it."""
-    return (
-        isinstance(row["dataset"], str) and isinstance(row["protocol"], str) and isinstance(row["images"], int)
-        and all(isinstance(row[key], int | float) for key in ("input_psnr", "psnr", "ssim"))
-        and isinstance(row.get("level"), int | float | None)
-        and all(isinstance(value, int | float | None) for pair in row.get("published", {}).values() for value in pair)
-    )  # fmt: skip
+def check(path: Path, digest: str) -> None:
+    """Raises WeightsError unless the file has the SHA-256 that the manifest says."""
+    if (found := sha256(path)) != digest:
+        raise WeightsError(f"{path}: damaged: its SHA-256 is {found[:12]}, the manifest says {digest[:12]}")
 
 
 def describe(path: Path) -> tuple[ModelConfig, dict[str, Any], int]:
     """(configuration, info, parameters) of a weight file, without building the network. Raises WeightsError."""
-    config, info, shapes = _header(path)
-    return config, info, sum(math.prod(shape) for shape in shapes.values())
+    found = _contents(path)
+    return found.config, found.info, sum(math.prod(shape) for _, shape in found.tensors.values())
 
 
-def save(path: Path, state: dict[str, Tensor], config: ModelConfig, info: dict[str, Any]) -> None:
+def save(path: Path, state: Mapping[str, Tensor], config: ModelConfig, info: dict[str, Any]) -> None:
     """Write a weight file atomically. `info` is free: how the weights were made, and results."""
     from safetensors.torch import save as serialize
 
+    tensors = {k: v.detach().contiguous().cpu() for k, v in state.items()}
     metadata = {"format": FORMAT, "config": json.dumps(config.to_dict()), "info": json.dumps(info)}
-    write(path, serialize({k: v.detach().contiguous().cpu() for k, v in state.items()}, metadata))
+    digest = own_digest(serialize(tensors, metadata))
+    write(path, serialize(tensors, metadata | {OWN_DIGEST: digest}))
 
 
 def load(path: Path) -> tuple[DAGL, dict[str, Any]]:
     """The network (float32, CPU, eval mode) and its info.
 
-    Raises WeightsError when the file is missing, not a dagl weight file, or does not fit its configuration.
+    Nothing is built and no tensor is read before names, shapes and types are those of the configuration.
+    Raises WeightsError when the file is missing, not a dagl weight file, does not fit its configuration, is damaged by
+    the digest that it carries (files of dagl 0.1.0 have none), or holds numbers that are not finite.
     """
     import torch
-    from safetensors.torch import load_file
+    from safetensors.torch import load as deserialize
 
     from ..nn.model import DAGL
 
-    config, info, _ = _header(path)
+    found = _contents(path)
     try:
         with torch.device("meta"):
-            model = DAGL(config)
+            model = DAGL(found.config)
     except (RuntimeError, TypeError, ValueError) as error:
-        raise WeightsError(f"{path}: its configuration is not a network ({_one_line(error)}): {AGAIN}") from None
-    state = {key: value.float() for key, value in load_file(path).items()}
-    if problems := misfits(model, state):
+        raise WeightsError(f"{path}: its configuration is not a network ({one_line(error)}): {AGAIN}") from None
+    described = {name: torch.empty(shape, device="meta") for name, (_, shape) in found.tensors.items()}
+    if problems := misfits(model, described):
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise WeightsError(f"{path} does not fit its own configuration: it {problems[0]}{more}")
+    try:
+        content = path.read_bytes()
+        if (digest := found.metadata.get(OWN_DIGEST)) is not None and own_digest(content) != digest:
+            raise WeightsError(f"{path}: damaged: its contents are not those of the SHA-256 that it carries: {AGAIN}")
+        state = {name: tensor.float() for name, tensor in deserialize(content).items()}
+    except (SafetensorError, OSError) as error:  # changed since it was examined
+        raise WeightsError(f"{path}: cannot be read ({one_line(error)}): {AGAIN}") from None
+    for name, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise WeightsError(f"{path}: '{name}' has values that are not finite: {AGAIN}")
     model.load_state_dict(state, assign=True)  # so that nothing was made on 'meta' for nothing
-    return model.eval(), info
+    return model.eval(), found.info
 
 
 def misfits(model: Module, state: Mapping[str, Tensor]) -> list[str]:
@@ -325,35 +298,59 @@ def misfits(model: Module, state: Mapping[str, Tensor]) -> list[str]:
     ]
 
 
-def _header(path: Path) -> tuple[ModelConfig, dict[str, Any], dict[str, list[int]]]:
-    """(configuration, info, tensor shapes) of a weight file. Raises WeightsError."""
+def own_digest(content: bytes) -> str:
+    """SHA-256 of all that a safetensors file says, but for the digest that it carries itself."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header["__metadata__"].pop(OWN_DIGEST, None)  # the order of the rest differs from writer to writer
+    return hashlib.sha256(json.dumps(header, sort_keys=True).encode() + content[start:]).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """What a weight file says before its numbers."""
+
+    metadata: dict[str, str]
+    config: ModelConfig
+    info: dict[str, Any]
+    tensors: dict[str, tuple[str, list[int]]]
+    """Name -> type, as safetensors writes it, and shape."""
+
+
+def _contents(path: Path) -> _Contents:
+    """Raises WeightsError."""
     if not os.path.isfile(path):
         what = "a folder" if os.path.isdir(path) else "no such weight file"
         raise WeightsError(f"{path}: {what}; `dagl weights list` shows the bundled ones")
     if not os.access(path, os.R_OK):
         raise WeightsError(f"{path}: permission denied: make it readable")
     try:
+        with path.open("rb") as start:
+            header = int.from_bytes(start.read(8), "little")
+        if (size := path.stat().st_size) > LARGEST or size > header > LARGEST_HEADER:
+            raise WeightsError(f"{path}: {size:,} bytes, {header:,} of them header: larger than any network of dagl")
         with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
-            shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
+            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
+            tensors = {key: (part.get_dtype(), part.get_shape()) for key, part in slices.items()}
     except (SafetensorError, OSError) as error:
         theirs = path.suffix in (".pt", ".pth")
         remedy = "`dagl weights import` converts the authors' checkpoints" if theirs else AGAIN
-        raise WeightsError(f"{path}: not a readable safetensors file ({_one_line(error)}); {remedy}") from None
+        raise WeightsError(f"{path}: not a readable safetensors file ({one_line(error)}); {remedy}") from None
     if metadata.get("format") != FORMAT:
         raise WeightsError(
             f"{path}: not a dagl weight file (its metadata lacks format {FORMAT}): give one that `dagl train` or "
             "`dagl weights import` wrote"
         )
     try:
-        config = ModelConfig.from_dict(json.loads(metadata["config"]))
-        info = json.loads(metadata.get("info", "{}"))
-        if not _is_shown(info) or not isinstance(info.get("training", {}), dict):
-            raise ValueError("info has other types than dagl writes")
-        return config, info, shapes
-    except (KeyError, ValueError, TypeError, AttributeError, RecursionError, DaglError) as error:
-        raise WeightsError(f"{path}: its configuration cannot be read ({_one_line(error)}): {AGAIN}") from None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+        config = ModelConfig.from_dict(manifests.parsed(metadata["config"]))
+        info = manifests.parsed(metadata.get("info", "{}"))
+        if not isinstance(info, dict):
+            raise ValueError("info is no object")
+        manifests.said(info)
+    except (KeyError, ValueError, TypeError, AttributeError, DaglError) as error:
+        raise WeightsError(f"{path}: its configuration cannot be read ({one_line(error)}): {AGAIN}") from None
+    for name, (kind, _) in tensors.items():
+        if kind not in FLOATS:
+            raise WeightsError(f"{path}: '{name}' is of type {kind}, not of floating-point numbers: {AGAIN}")
+    return _Contents(metadata, config, info, tensors)

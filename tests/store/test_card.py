@@ -12,14 +12,16 @@ import pytest
 from helpers import ROOT, saved, tiny
 from local_hub import COMMIT, Hub, environment
 from PIL import Image
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
+from typer.testing import Result as Outcome
 
 from dagl_cli.cli import app
 from dagl_cli.errors import UsageError
 from dagl_cli.store import card, weights
+from dagl_cli.store.manifest import FORMAT, Manifest, Result, read
 
 BENCHMARK = {
-    "dataset": "Set12", "task": "denoise", "level": 25.0, "image": None, "variant": None, "method": "ours",
+    "dataset": "Set12", "task": "denoise", "level": 25.0, "image": None, "variant": None, "method": "ours", "of": 12,
     "protocol": "paper", "rounding": "results clipped, not rounded", "tiling": "blend", "tile": 512,
     "ensemble": "none", "device": "cpu", "precision": "float32", "images": 12, "input_psnr": 20.321, "psnr": 30.1512,
     "input_ssim": 0.4, "ssim": 0.85711, "seconds_per_megapixel": 1.0, "per_image": [],
@@ -27,7 +29,7 @@ BENCHMARK = {
 }  # fmt: skip
 
 
-def dagl(*arguments: str | Path) -> Result:
+def dagl(*arguments: object) -> Outcome:
     return CliRunner().invoke(app, ["weights", *map(str, arguments)])
 
 
@@ -43,32 +45,31 @@ def test_the_manifest_says_what_the_files_are(tmp_path: Path) -> None:
     path = saved(tmp_path / "denoise-gray.safetensors", model, **info)
     rows = results(tmp_path / "b.json", BENCHMARK | {"weights": "denoise-gray", "sha256": weights.sha256(path)[:12]})
     (tmp_path / "manifest.json").write_text(
-        json.dumps({"format": weights.MANIFEST_FORMAT, "licence": "MIT", "training_data": "Three photos.", "files": {}})
+        json.dumps({"format": FORMAT, "licence": "MIT", "training_data": "Three photos.", "files": {}})
     )
     assert dagl("manifest", tmp_path, "--results", rows).exit_code == 0
-    made = weights.read_manifest(tmp_path / "manifest.json")
-    entry = made["files"][path.name]
+    entry = read(tmp_path / "manifest.json").files[path.name]
     parameters = sum(p.numel() for p in model.parameters())
     expected = {
         "sha256": weights.sha256(path), "bytes": path.stat().st_size, "task": "denoise", "channels": 1,
         "variant": None, "network": "DAGL", "parameters": parameters, "licence": "MIT",
         "training_data": "Three photos.",
     }  # fmt: skip
-    assert {key: entry[key] for key in expected} == expected
-    assert (entry["training"]["steps"], entry["training"]["minutes"], entry["training"]["device"]) == (7, 2.5, "cuda")
-    (row,) = entry["results"]
-    assert (row["dataset"], row["level"], row["psnr"], row["ssim"]) == ("Set12", 25.0, 30.1512, 0.8571)
+    assert {key: getattr(entry, key) for key in expected} == expected
+    assert (entry.training.steps, entry.training.minutes, entry.training.device) == (7, 2.5, "cuda")
+    (row,) = entry.results
+    assert (row.dataset, row.level, row.psnr, row.ssim) == ("Set12", 25.0, 30.1512, 0.8571)
     text = (tmp_path / "README.md").read_text()
     assert "| Set12 | 25 | 12 | blend 512, float32 | 20.32 | **30.15** | 0.8571 | 30.93 | 30.80 (NLRN) |" in text
     assert "7 steps, 2.5 minutes, cuda" in text
     assert "`dagl train x`" in text
-    assert entry["sha256"] in text
+    assert entry.sha256 in text
 
 
 def test_the_manifest_forgets_what_was_of_another_file(tmp_path: Path) -> None:
     path = saved(tmp_path / "denoise-gray.safetensors", tiny())
     manifest = tmp_path / "manifest.json"
-    by_name = results(tmp_path / "b.json", BENCHMARK | {"model": "denoise-gray"}, BENCHMARK | {"model": "other"})
+    by_name = results(tmp_path / "b.json", BENCHMARK | {"weights": "denoise-gray"}, BENCHMARK | {"weights": "other"})
     dagl("manifest", tmp_path, "--results", by_name)
     content = json.loads(manifest.read_text())
     content["files"][path.name] |= {"note": "A note.", "runs": [{"name": "r", "flags": "-", "minutes": 1, "steps": 2}]}
@@ -83,7 +84,7 @@ def test_the_manifest_forgets_what_was_of_another_file(tmp_path: Path) -> None:
         "manifest",
         tmp_path,
         "--results",
-        results(tmp_path / "c.json", BENCHMARK | {"model": "denoise-gray", "psnr": 31.0}),
+        results(tmp_path / "c.json", BENCHMARK | {"weights": "denoise-gray", "psnr": 31.0}),
     )
     (row,) = json.loads(manifest.read_text())["files"][path.name]["results"]
     assert row["psnr"] == 31.0, "the newer result of the same measurement"
@@ -107,7 +108,7 @@ def test_the_manifest_forgets_what_was_of_another_file(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_what_is_no_benchmark(content: str, tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text(content)
-    with pytest.raises(UsageError, match=r"--results .*b\.json: not an output of `dagl benchmark --json`"):
+    with pytest.raises(UsageError, match=r"`results` .*b\.json: not an output of `dagl benchmark --json`"):
         card.read_results([tmp_path / "b.json"])
     with pytest.raises(UsageError, match="Set12 with 3 of its 12 images"):
         card.read_results([results(tmp_path / "b.json", BENCHMARK | {"images": 3})])
@@ -117,7 +118,7 @@ def test_what_is_no_benchmark(content: str, tmp_path: Path) -> None:
 
 def test_the_device_is_not_called_auto(tmp_path: Path) -> None:
     path = saved(tmp_path / "m.safetensors", tiny(), step=7, training={"device": "auto"})
-    assert "device" not in card.entry(path, {}, {}, ())["training"]
+    assert "device" not in card.entry(path, Manifest()).to_dict()["training"]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +131,7 @@ def test_the_device_is_not_called_auto(tmp_path: Path) -> None:
 def test_a_malformed_manifest_is_one_line(change: dict[str, object], tmp_path: Path) -> None:
     """Also one from the Hub, which anybody may have written."""
     path = saved(tmp_path / "m.safetensors", tiny())
-    made = card.manifest([path])
+    made = card.manifest([path]).to_dict()
     made["files"][path.name] |= change
     (tmp_path / "manifest.json").write_text(json.dumps(made))
     for arguments in (["info", path], ["manifest", tmp_path], ["export", tmp_path / "out", "--model", path]):
@@ -140,23 +141,23 @@ def test_a_malformed_manifest_is_one_line(change: dict[str, object], tmp_path: P
 
 
 def test_the_bundled_cards_are_made_from_the_manifest() -> None:
-    manifest = weights.read_manifest(weights.folder() / "manifest.json")
+    manifest = read(weights.folder() / "manifest.json")
     text = (weights.folder() / "README.md").read_text(encoding="utf-8")
     assert text == card.card(manifest), "`dagl weights manifest weights` makes both again"
-    assert set(manifest["files"]) == {path.name for path in weights.bundled()}
+    assert set(manifest.files) == {path.name for path in weights.bundled()}
     for path in weights.bundled():
-        entry = manifest["files"][path.name]
-        weights.check(path, entry)
-        assert card.entry(path, {}, entry, ()) == entry
-        assert entry["licence"]
-        assert entry["training_data"]
+        entry = manifest.files[path.name]
+        weights.check(path, entry.sha256)
+        assert card.entry(path, manifest) == entry
+        assert entry.licence
+        assert entry.training_data
 
 
 def test_the_round_trip(tmp_path: Path) -> None:
     """Exported, served by a Hub, downloaded, and used to restore an image: then once more without the Hub."""
     source = saved(tmp_path / "denoise-gray.safetensors", tiny(shift=0.25))
     folder = tmp_path / "hub"
-    rows = results(tmp_path / "b.json", BENCHMARK | {"model": "denoise-gray"})
+    rows = results(tmp_path / "b.json", BENCHMARK | {"weights": "denoise-gray"})
     result = dagl("export", folder, "--model", source, "--results", rows)
     assert result.exit_code == 0, result.stderr
     assert sorted(p.name for p in folder.iterdir()) == [
@@ -206,8 +207,8 @@ def test_the_front_matter(tmp_path: Path) -> None:
         saved(tmp_path / "denoise-gray.safetensors", tiny()),
         saved(tmp_path / "b.safetensors", tiny("dejpeg")),
     )
-    about = {"licence": "MIT", "training_data": "Photos.", "training_sets": ["CID22"]}
-    made = card.manifest([first, second], about, [BENCHMARK | {"model": "denoise-gray"}])
+    about = Manifest(licence="MIT", training_data="Photos.", training_sets=("CID22",))
+    made = card.manifest([first, second], about, [Result.from_dict(BENCHMARK | {"weights": "denoise-gray"})])
     data = ModelCard(card.front_matter(made) + card.card(made)).data.to_dict()
     assert (data["library_name"], data["pipeline_tag"], data["license"]) == ("dagl", "image-to-image", "mit")
     assert (data["datasets"], data["metrics"]) == (["CID22"], ["psnr", "ssim"])
@@ -234,18 +235,18 @@ def test_a_licence_is_not_taken_from_another_folder(tmp_path: Path) -> None:
     first = saved(theirs / "denoise-gray.safetensors", tiny())
     second = saved(mine / "model.safetensors", tiny(shift=0.5))
     about = {"licence": "MIT", "training_data": "Photos.", "training_sets": ["CID22"], "files": {}}
-    (theirs / "manifest.json").write_text(json.dumps({"format": weights.MANIFEST_FORMAT} | about))
+    (theirs / "manifest.json").write_text(json.dumps({"format": FORMAT} | about))
     for models in ([first, second], [second, first]):
         result = dagl("export", tmp_path / "out", "--overwrite", *(f"--model={path}" for path in models))
         assert result.exit_code == 0
         assert "model.safetensors: no licence is stated" in " ".join(result.stderr.split())
         assert "hf upload" not in result.stderr
-        made = weights.read_manifest(tmp_path / "out" / "manifest.json")
-        assert {name: (e["licence"], e["training_data"]) for name, e in made["files"].items()} == {
+        made = read(tmp_path / "out" / "manifest.json")
+        assert {name: (e.licence, e.training_data) for name, e in made.files.items()} == {
             "denoise-gray.safetensors": ("MIT", "Photos."), "model.safetensors": (None, None),
         }  # fmt: skip
-        assert "licence" not in made
-        assert made["training_sets"] == ["CID22"]
+        assert made.licence is None
+        assert made.training_sets == ("CID22",)
         assert "license: other\nlicense_name: mit-and-not-stated\n" in (tmp_path / "out" / "README.md").read_text()
     assert dagl("manifest", mine).exit_code == 0
     content = json.loads((mine / "manifest.json").read_text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def network(**settings: object) -> DAGL:
     return DAGL(ModelConfig(**{"features": 8, "blocks": 2, "head_features": 4, "embedding": 6} | settings))  # type: ignore[arg-type]
 
 
-NETWORKS = {
+NETWORKS: dict[str, dict[str, Any]] = {
     "trunk": dict(scale=2, noise_map=True, activation="relu", stages=0, heads=0),
     "lite": dict(scale=2, noise_map=True, activation="relu", stages=1, heads=1, key_stride=2),
     "paper": dict(stage_blocks=1, stages=2, heads=2),
@@ -56,7 +57,7 @@ def test_onnx(name: str, tmp_path: Path) -> None:
         inputs = {"image": x.numpy()} | ({"sigma": np.full(len(x), level, np.float32)} if level else {})
         return torch.from_numpy(session.run(None, inputs)[0])
 
-    tiles = dict(tile=48, overlap=16, multiple=int(about["dagl.multiple"]))
+    tiles: dict[str, Any] = dict(tile=48, overlap=16, multiple=int(about["dagl.multiple"]))
     expected, found = (tiling.overlap_blend(run, image, **tiles) for run in (by_torch, by_onnx))
     assert (found - expected).abs().max() < 1e-4, "an edge at its threshold may fall to either side"
     assert (expected - image).abs().max() > 1e-3, "the network does something"
