@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 from subprocess import PIPE, Popen
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -22,6 +22,8 @@ from dagl_cli.store import weights
 from dagl_cli.store.release import convert_released, released_config
 from dagl_cli.training.presets import TrainConfig
 
+T = TypeVar("T")
+R = TypeVar("R")
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "tests/data"
 SHIFT = 10
@@ -122,6 +124,12 @@ def refused(*arguments: object, code: int = 2) -> str:
     assert stderr.count("\n") == 1
     assert tree() == before
     return stderr
+
+
+def noting(notes: list[T], note: T, result: R) -> R:
+    """For a lambda that stands in for a function: `result`, and a note of the call."""
+    notes.append(note)
+    return result
 
 
 def tree() -> dict[str, bytes]:

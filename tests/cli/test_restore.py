@@ -16,7 +16,7 @@ import PIL.Image
 import pytest
 import tifffile
 import torch
-from helpers import SHIFT, dagl, refused, tree
+from helpers import SHIFT, dagl, noting, refused, tree
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -48,7 +48,7 @@ def names() -> list[str]:
 # --- paths -----------------------------------------------------------------------------------------------------------
 
 
-def test_one_image():
+def test_one_image() -> None:
     picture("in.png")
     stdout, stderr = dagl("denoise", "--sigma", 25, "in.png", "out.png")
     assert value("out.png") == 100 + SHIFT
@@ -70,7 +70,7 @@ def test_one_image():
     assert value("in.png") == 100
 
 
-def test_many_images_need_a_folder():
+def test_many_images_need_a_folder() -> None:
     picture("a.png")
     picture("sub/b.tif")
     picture("folder/c/d.png")
@@ -83,7 +83,7 @@ def test_many_images_need_a_folder():
     assert names() == ["a.png", "folder/c/d.png", "out/a.png", "out/b.tif", "out/folder/c/d.png", "sub/b.tif"]
 
 
-def test_a_folder_is_mirrored(monkeypatch):
+def test_a_folder_is_mirrored(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a.png", "b/c.TIFF", "b/d e/ñ 写真 [x].png", "[b]/f.png", ".hidden.png", ".git/g.png"):
         picture(f"photos/{name}")
     Path("photos/notes.txt").write_text("hello")
@@ -103,7 +103,7 @@ def test_a_folder_is_mirrored(monkeypatch):
     ]
 
 
-def test_a_link_to_a_folder_is_mirrored_beside_the_link():
+def test_a_link_to_a_folder_is_mirrored_beside_the_link() -> None:
     picture("card/photos/a.png")
     Path("photos").symlink_to("card/photos")
     dagl("dejpeg", "photos")
@@ -111,13 +111,13 @@ def test_a_link_to_a_folder_is_mirrored_beside_the_link():
     assert not Path("card/photos_dejpeg").exists()
 
 
-def test_names_that_look_like_flags():
+def test_names_that_look_like_flags() -> None:
     picture("./--sigma.png")
     dagl("dejpeg", "--", "--sigma.png", "-o.png")
     assert value("./-o.png") == 110
 
 
-def test_names_that_are_not_unicode():
+def test_names_that_are_not_unicode() -> None:
     name = os.fsdecode(b"caf\xe9\xff.png")
     picture("in.png")
     try:
@@ -138,7 +138,7 @@ def test_names_that_are_not_unicode():
         unique_by=str.casefold,
     )
 )
-def test_any_name(tmp_path_factory, stems):
+def test_any_name(tmp_path_factory: pytest.TempPathFactory, stems: list[str]) -> None:
     folder = tmp_path_factory.mktemp("names")
     for number, stem in enumerate(stems):
         picture(folder / "in" / f"x{stem}.png", 50 + number)
@@ -149,7 +149,7 @@ def test_any_name(tmp_path_factory, stems):
         assert value(folder / "out" / f"x{stem}.png") == 50 + number + SHIFT
 
 
-def test_existing_outputs_are_skipped_and_counted():
+def test_existing_outputs_are_skipped_and_counted() -> None:
     picture("in/a.png")
     picture("in/b.png")
     Path("out").mkdir()
@@ -165,7 +165,7 @@ def test_existing_outputs_are_skipped_and_counted():
 
 
 @pytest.mark.parametrize("flags", [[], ["--overwrite"]])
-def test_an_input_is_never_overwritten(flags):
+def test_an_input_is_never_overwritten(flags: list[str]) -> None:
     picture("d/in.png")
     Path("link.png").symlink_to("d/in.png")
     Path("folder").symlink_to("d")
@@ -182,14 +182,14 @@ def test_an_input_is_never_overwritten(flags):
     assert (value("d/in.png"), value("hard.png")) == (100, 110)
 
 
-def test_two_inputs_never_become_one_output():
+def test_two_inputs_never_become_one_output() -> None:
     picture("a/x.png")
     picture("b/x.png")
     assert "a/x.png and b/x.png would both become out/x.png" in refused("dejpeg", "a/x.png", "b/x.png", "-o", "out")
     assert "would both become" in refused("dejpeg", "a", "./b/../a", "-o", "out")
 
 
-def test_results_inside_the_input_are_not_inputs():
+def test_results_inside_the_input_are_not_inputs() -> None:
     picture("in/a.png")
     picture("other/b.png")
     for arguments in (["in", "in/out"], ["in", "other", "-o", "in/both"]):
@@ -203,7 +203,7 @@ def test_results_inside_the_input_are_not_inputs():
     assert before == ["in/a.png", "in/both/in/a.png", "in/both/other/b.png", "other/b.png"]
 
 
-def test_output_folders_that_cannot_be():
+def test_output_folders_that_cannot_be() -> None:
     picture("in/a.png")
     picture("in/b.png")
     Path("file").write_text("hello")
@@ -217,7 +217,7 @@ def test_output_folders_that_cannot_be():
 # --- pipes, reports, variables ---------------------------------------------------------------------------------------
 
 
-def test_pipes():
+def test_pipes() -> None:
     data = picture("in.png").read_bytes()
     for arguments in (["-", "-"], ["-"]):
         stdout, stderr = dagl("dejpeg", *arguments, stdin=data)
@@ -236,7 +236,7 @@ def test_pipes():
         assert stderr.startswith("Error: cannot read stdin: ")
 
 
-def test_json():
+def test_json() -> None:
     picture("in/a.png", size=(8, 8))
     picture("in/b.png")
     Path("in/c.png").write_text("hello")
@@ -258,7 +258,7 @@ def test_json():
     assert report["files"][0]["model"] == "denoise-gray"
 
 
-def test_what_was_estimated_is_printed():
+def test_what_was_estimated_is_printed() -> None:
     rng = np.random.default_rng(0)
     PIL.Image.fromarray((100 + rng.normal(0, 20, (64, 64))).astype(np.uint8)).save("in.png")
     stderr = dagl("denoise", "in.png")[1]
@@ -269,14 +269,14 @@ def test_what_was_estimated_is_printed():
     assert "no camera-noise model yet: the Gaussian denoiser runs" in dagl("denoise", "--real", "in.png", "r.png")[1]
 
 
-def test_quiet():
+def test_quiet() -> None:
     picture("in/a.png")
     Path("in/b.png").touch()
     _, stderr = dagl("dejpeg", "in", "--quiet", code=3)
     assert stderr == "Error: cannot read in/b.png: it is empty (0 bytes): get an intact copy of it\n"
 
 
-def test_dry_run_does_nothing(monkeypatch):
+def test_dry_run_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     picture("in/a.png")
     picture("in/b.png")
     picture("in_dejpeg/b.png")
@@ -292,7 +292,7 @@ def test_dry_run_does_nothing(monkeypatch):
     assert "--strength" in refused("dejpeg", "in", "--dry-run", "--strength", 3)
 
 
-def test_variables(monkeypatch):
+def test_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     picture("in.png")
     monkeypatch.setenv("DAGL_SUFFIX", "_env")
     monkeypatch.setenv("DAGL_STRENGTH", "0.5")
@@ -313,13 +313,13 @@ def test_variables(monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
-def test_pipes_in_a_folder_are_left_out():
+def test_pipes_in_a_folder_are_left_out() -> None:
     picture("in/a.png")
     os.mkfifo("in/b.png")
     assert json.loads(dagl("denoise", "in", "--json")[0])["counts"] == {"unchanged": 1}
 
 
-def test_variables_give_way_where_they_do_not_fit(monkeypatch):
+def test_variables_give_way_where_they_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     picture("in.png")
     for name, setting in (("SIGMA", "25"), ("JSON", "1"), ("TILE", "128"), ("OVERLAP", "8"), ("DEVICE", "x")):
         monkeypatch.setenv(f"DAGL_{name}", setting)
@@ -335,7 +335,7 @@ def test_variables_give_way_where_they_do_not_fit(monkeypatch):
     assert "no images of at least" in refused("train", "--config", toml)  # not: --device x
 
 
-def test_patterns():
+def test_patterns() -> None:
     picture("in.png", 100)
     for pattern, corner in (("RGGB", 0), ("BGGR", 2), ("grbg", 1), ("GBRG", 1)):
         dagl("demosaic", "in.png", f"{pattern}.png", "--pattern", pattern)
@@ -343,7 +343,7 @@ def test_patterns():
         assert [level == 100 + SHIFT for level in levels] == [c == corner for c in range(3)]
 
 
-def test_max_pixels_is_known_before_torch():
+def test_max_pixels_is_known_before_torch() -> None:
     assert config.MAX_PIXELS == 200_000_000
     picture("in.png")
     assert "raise --max-pixels" in refused("dejpeg", "in.png", "out.png", "--max-pixels", 47, code=1)
@@ -364,14 +364,14 @@ def test_max_pixels_is_known_before_torch():
     ],
     ids=" ".join,
 )  # fmt: skip
-def test_flags_that_make_no_sense(flags):
+def test_flags_that_make_no_sense(flags: list[str]) -> None:
     picture("in/a.png", 90)
     picture("in/b.png", 90)
     given = flags if flags[0] == "--sigma" else ["--sigma", "5", *flags]
     assert flags[0] in refused("denoise", *given, "in")
 
 
-def test_more_usage():
+def test_more_usage() -> None:
     picture("in.png")
     assert "--real is blind" in refused("denoise", "--real", "--sigma", 5, "in.png")
     assert "--pattern XXXX is unknown: choose one of RGGB" in refused("demosaic", "--pattern", "XXXX", "in.png")
@@ -392,29 +392,29 @@ def test_more_usage():
         ("weights list in.png", "in.png"),
     ],
 )
-def test_a_mistyped_command_line_is_one_line(line, said):
+def test_a_mistyped_command_line_is_one_line(line: str, said: str) -> None:
     picture("in.png")
     assert said in refused(*line.split())
 
 
-def test_an_empty_name_is_not_the_current_folder():
+def test_an_empty_name_is_not_the_current_folder() -> None:
     picture("in.png")
     for line in ([""], ["in.png", ""], ["in.png", "-o", ""]):
         assert "a name is empty" in refused("dejpeg", *line)
 
 
-def test_names_are_printed_as_they_are():
+def test_names_are_printed_as_they_are() -> None:
     assert "cannot read a:heart:b.png" in refused("dejpeg", "a:heart:b.png", code=1)
 
 
-def test_no_arguments_print_the_help():
+def test_no_arguments_print_the_help() -> None:
     stdout, stderr = dagl(code=2)
     assert "demosaic" in stdout.decode() + stderr
     stdout, stderr = dagl("weights", code=2)
     assert "manifest" in stdout.decode() + stderr
 
 
-def test_weights_that_are_not_there():
+def test_weights_that_are_not_there() -> None:
     picture("in/a.png")
     PIL.Image.new("RGB", (8, 8), (200, 10, 10)).save("in/b.png")
     assert "--model nothing: no such file or bundled model" in refused("dejpeg", "in", "--model", "nothing", code=4)
@@ -471,7 +471,7 @@ BROKEN: dict[str, tuple[str, Callable[[], object], str]] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_file_is_one_line_and_the_batch_goes_on(name):
+def test_a_broken_file_is_one_line_and_the_batch_goes_on(name: str) -> None:
     bad, make, reason = BROKEN[name]
     make()
     message = refused("dejpeg", bad, f"out{Path(bad).suffix}", code=1)
@@ -484,7 +484,7 @@ def test_a_broken_file_is_one_line_and_the_batch_goes_on(name):
     assert stderr.endswith("1 restored, 1 failed\n")
 
 
-def test_all_broken():
+def test_all_broken() -> None:
     for name in ("in/a.png", "in/b.png"):
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).touch()
@@ -493,19 +493,19 @@ def test_all_broken():
     assert stderr.endswith("2 failed\n")
 
 
-def test_no_images():
+def test_no_images() -> None:
     Path("in").mkdir()
     Path("in/a.txt").touch()
     assert "in: no images in this folder" in refused("dejpeg", "in", code=1)
 
 
-def test_a_format_that_cannot_hold_the_result():
+def test_a_format_that_cannot_hold_the_result() -> None:
     image.write(image.Image(np.zeros((9, 9, 1), np.float32), depth=16), "deep.png")
     assert "cannot write out.jpg: the image has 16 bits" in refused("dejpeg", "deep.png", "out.jpg", code=1)
     assert "cannot write out.gif: '.gif' is not a format" in refused("dejpeg", "deep.png", "out.gif", code=1)
 
 
-def test_a_model_for_other_images_costs_only_those():
+def test_a_model_for_other_images_costs_only_those() -> None:
     picture("in/a.png")
     PIL.Image.new("RGB", (8, 8), (200, 10, 10)).save("in/b.png")
     _, stderr = dagl("dejpeg", "in", "--model", "dejpeg-gray", code=3)
@@ -514,7 +514,7 @@ def test_a_model_for_other_images_costs_only_those():
     assert value("in_dejpeg/a.png") == 110
 
 
-def test_a_colour_model_for_a_gray_picture_says_what_it_leaves():
+def test_a_colour_model_for_a_gray_picture_says_what_it_leaves() -> None:
     picture("in.png")
     _, stderr = dagl("denoise", "--sigma", 5, "--model", "denoise-color", "in.png")
     assert "a model for colour leaves much of a gray picture's noise" in stderr
@@ -523,7 +523,7 @@ def test_a_colour_model_for_a_gray_picture_says_what_it_leaves():
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
-def test_unreadable_files_and_folders(here, bundle):
+def test_unreadable_files_and_folders(here: Path, bundle: Path) -> None:
     for name in ("in/a.png", "in/b.png", "in/locked/c.png"):
         picture(name)
     Path("in/b.png").chmod(0)
@@ -556,7 +556,7 @@ def refused_line(name: str, stderr: str) -> str:
     return next(line for line in stderr.splitlines() if name in line).removeprefix("Error: ")
 
 
-def test_a_full_disk(monkeypatch):
+def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("in/a.png", "in/b.png", "in/c.png"):
         picture(name)
     sync, calls = os.fsync, []
@@ -573,12 +573,12 @@ def test_a_full_disk(monkeypatch):
     assert [n for n in tree() if "in_" in n] == ["in_dejpeg", "in_dejpeg/a.png", "in_dejpeg/c.png"]
 
 
-def test_a_mistake_of_ours_does_not_cost_the_other_files(monkeypatch):
+def test_a_mistake_of_ours_does_not_cost_the_other_files(monkeypatch: pytest.MonkeyPatch) -> None:
     picture("in/a.png", 10)
     picture("in/b.png", 90)
     forward = DAGL.forward
 
-    def odd(self: DAGL, x: torch.Tensor, sigma: object = None) -> torch.Tensor:
+    def odd(self: DAGL, x: torch.Tensor, sigma: float | None = None) -> torch.Tensor:
         if x.mean() < 0.2:
             raise RuntimeError("two\nlines")
         return forward(self, x, sigma)
@@ -589,11 +589,11 @@ def test_a_mistake_of_ours_does_not_cost_the_other_files(monkeypatch):
     assert value("in_dejpeg/b.png") == 100
 
 
-def test_out_of_memory_is_told_and_survived(monkeypatch):
+def test_out_of_memory_is_told_and_survived(monkeypatch: pytest.MonkeyPatch) -> None:
     picture("in.png", 100, (150, 150))
     forward = DAGL.forward
 
-    def small(self: DAGL, x: torch.Tensor, sigma: object = None) -> torch.Tensor:
+    def small(self: DAGL, x: torch.Tensor, sigma: float | None = None) -> torch.Tensor:
         if x.shape[-1] > 140:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(self, x, sigma)
@@ -608,7 +608,7 @@ def test_out_of_memory_is_told_and_survived(monkeypatch):
 
 
 @pytest.mark.parametrize("where", ["network", "sync", "rename"])
-def test_an_interrupted_folder_run_is_finished_by_the_next(where, monkeypatch):
+def test_an_interrupted_folder_run_is_finished_by_the_next(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in "abc":
         picture(f"in/{name}.png")
     owner, function = {"network": (DAGL, "forward"), "sync": (os, "fsync"), "rename": (os, "link")}[where]
@@ -648,7 +648,7 @@ main()
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda s: s.name)
-def test_signals(number, bundle):
+def test_signals(number: int, bundle: Path) -> None:
     """After a kill -9 nobody can clean up: what is left is hidden, no input, and in nobody's way."""
     for name in "abc":
         picture(f"in/{name}.png")
@@ -677,9 +677,9 @@ def test_signals(number, bundle):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_stdout_that_takes_nothing(bundle):
+def test_stdout_that_takes_nothing(bundle: Path) -> None:
     picture("in.png")
-    command = [sys.executable, "-m", "dagl_cli", "dejpeg", "-q", "--model", bundle / "dejpeg-gray.safetensors"]
+    command = [sys.executable, "-m", "dagl_cli", "dejpeg", "-q", "--model", str(bundle / "dejpeg-gray.safetensors")]
     with open("/dev/full", "wb") as full:
         result = subprocess.run([*command, "in.png", "-"], stdout=full, stderr=subprocess.PIPE, text=True)
     assert (result.returncode, result.stderr) == (1, "Error: cannot write to stdout: No space left on device\n")
@@ -690,10 +690,10 @@ def test_stdout_that_takes_nothing(bundle):
     assert (result.returncode, result.stderr) == (1, ""), "whoever read has gone: nothing to say"
 
 
-def test_the_default_model_of_a_task_is_loaded_once(monkeypatch):
-    loads = []
+def test_the_default_model_of_a_task_is_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[str] = []
     load = weights.load
-    monkeypatch.setattr(weights, "load", lambda path: (loads.append(path.stem), load(path))[1])
+    monkeypatch.setattr(weights, "load", lambda path: noting(loads, path.stem, load(path)))
     for name in "abc":
         picture(f"in/{name}.png")
     dagl("dejpeg", "in")

@@ -57,8 +57,10 @@ def test_onnx(name: str, tmp_path: Path) -> None:
         inputs = {"image": x.numpy()} | ({"sigma": np.full(len(x), level, np.float32)} if level else {})
         return torch.from_numpy(session.run(None, inputs)[0])
 
-    tiles: dict[str, Any] = dict(tile=48, overlap=16, multiple=int(about["dagl.multiple"]))
-    expected, found = (tiling.overlap_blend(run, image, **tiles) for run in (by_torch, by_onnx))
+    multiple = int(about["dagl.multiple"])
+    expected, found = (
+        tiling.overlap_blend(run, image, tile=48, overlap=16, multiple=multiple) for run in (by_torch, by_onnx)
+    )
     assert (found - expected).abs().max() < 1e-4, "an edge at its threshold may fall to either side"
     assert (expected - image).abs().max() > 1e-3, "the network does something"
 
