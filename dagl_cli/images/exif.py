@@ -7,6 +7,7 @@ on the way. What cannot be carried is named.
 from __future__ import annotations
 
 import io
+import math
 import re
 import struct
 from collections.abc import Iterable, Sequence
@@ -27,7 +28,10 @@ _BELOW = {_DETAILS: TAGS, _GPS: GPSTAGS, _INTEROPERABILITY: TAGS}
 """Tags that point to directories of their own -> the names of the tags there."""
 _KEPT = {270, 271, 272, ORIENTATION, 305, 306, 315, 316, 18246, 18249, 33432, _DETAILS, _GPS, *range(40091, 40096)}
 """The tags of a TIFF's directory that are EXIF: what was photographed, by whom, with what, when and where."""
-_RAW_ONLY = {37500, 40961, 40962, 40963, 41730}
+_X_RESOLUTION, _Y_RESOLUTION, _UNIT = 282, 283, 296
+_UNITS = {"none": 1, "inch": 2, "cm": 3}
+_MAKER_NOTES = 37500
+_RAW_ONLY = {_MAKER_NOTES, 40961, 40962, 40963, 41730}
 """Maker notes, which break when they are moved; colour space, width, height and Bayer pattern of the raw image."""
 _KINDS = {
     1: "B", 2: "s", 3: "H", 4: "I", 5: "II", 6: "b", 7: "s", 8: "h", 9: "i", 10: "ii", 11: "f", 12: "d", 13: "I",
@@ -129,6 +133,10 @@ class Tiff:
         """The entries of a directory that are EXIF, with the directories below it. Raises struct.error."""
         return self._with_below(self.directory(position, _KEPT))
 
+    def everything(self, position: int) -> Directory:
+        """All entries of a directory, with the directories below it. Raises struct.error."""
+        return self._with_below(self.directory(position))
+
     def _with_below(self, directory: Directory) -> Directory:
         for tag in directory.keys() & _BELOW.keys():
             try:
@@ -209,12 +217,20 @@ def turned(levels: np.ndarray, orientation: int) -> np.ndarray:
 
 def resolution(tiff: Tiff, position: int) -> Resolution | None:
     """What a directory says of it. Raises struct.error if there is no directory."""
-    directory = tiff.directory(position, {282, 283, 296})
+    directory = tiff.directory(position, {_X_RESOLUTION, _Y_RESOLUTION, _UNIT})
     with suppress(KeyError, ValueError, ArithmeticError):
-        x, y = (directory[tag].numbers(tiff.order)[0] for tag in (282, 283))
-        unit = int(directory[296].numbers(tiff.order)[0]) if 296 in directory else 2
+        x, y = (directory[tag].numbers(tiff.order)[0] for tag in (_X_RESOLUTION, _Y_RESOLUTION))
+        unit = int(directory[_UNIT].numbers(tiff.order)[0]) if _UNIT in directory else 2
         if x > 0 and y > 0 and (unit != 1 or not x == y == 1):  # which says nothing
             return Resolution(x, y, {1: "none", 3: "cm"}.get(unit, "inch"))
+    return None
+
+
+def resolution_of(block: bytes | None) -> Resolution | None:
+    """What an EXIF block says of it; None where it says nothing or is none."""
+    with suppress(struct.error):
+        if block and (tiff := Tiff.of(block)):
+            return resolution(tiff, tiff.first)
     return None
 
 
@@ -243,10 +259,34 @@ def add_to_tiff(file: io.BytesIO, exif: bytes) -> list[str]:
     return other.lost
 
 
+def with_resolution(block: bytes | None, resolution: Resolution) -> bytes | None:
+    """An EXIF block that says the resolution too; None where that would move maker notes, or cannot be done."""
+    tiff = Tiff.of(block or b"II*\0\x08\0\0\0\0\0\0\0\0\0")
+    if not tiff:
+        return None
+    try:
+        directory = tiff.everything(tiff.first)
+    except struct.error:
+        return None
+    if _DETAILS in directory and _MAKER_NOTES in (directory[_DETAILS].below or {}):
+        return None
+    for tag, value in ((_X_RESOLUTION, resolution.x), (_Y_RESOLUTION, resolution.y)):
+        directory[tag] = Entry(5, struct.pack(tiff.order + "II", *rational(value)))
+    directory[_UNIT] = Entry(3, struct.pack(tiff.order + "H", _UNITS[resolution.unit]))
+    return _block(tiff, directory)
+
+
+def rational(number: Fraction) -> tuple[int, int]:
+    """Numerator and denominator, which TIFF holds in 32 bits each."""
+    most = 2**32 - 1
+    whole = min(max(1, math.ceil(number)), most)
+    return min(number, Fraction(most)).limit_denominator(most // whole).as_integer_ratio()
+
+
 def note(lost: list[str]) -> str:
-    """One line about EXIF tags that could not be kept."""
+    """One line about tags that could not be kept."""
     names = list(dict.fromkeys(lost))
-    return f"its EXIF is damaged: {', '.join(names[:5])}{' and others' if len(names) > 5 else ''} left out"
+    return f"damaged tags are left out: {', '.join(names[:5])}{' and others' if len(names) > 5 else ''}"
 
 
 def _block(tiff: Tiff, directory: Directory) -> bytes | None:

@@ -19,6 +19,10 @@ class Resolution(NamedTuple):
     unit: str
     """'inch', 'cm', or 'none': then the two only say how x and y relate, or a program's own text has the unit."""
 
+    def is_bare(self) -> bool:
+        """For formats that hold only the relation of x and y then: there is none to tell."""
+        return self.unit == "none" and self.x == self.y
+
     def to(self, unit: str) -> Resolution:
         """In another unit of length. What has no unit keeps none."""
         if self.unit in (unit, "none"):

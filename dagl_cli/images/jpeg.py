@@ -6,7 +6,6 @@ import io
 import re
 import struct
 from collections.abc import Iterator
-from contextlib import suppress
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ import PIL.Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from ..errors import ImageError
-from .exif import Tiff, resolution
+from .exif import resolution_of
 from .image import Metadata, Resolution, check_size
 
 LONGEST_SEGMENT = 65533
@@ -121,9 +120,7 @@ def decode(data: bytes, max_pixels: int) -> tuple[np.ndarray, Metadata]:
         metadata.notes.append("its ICC profile is incomplete: left out")
     if _PICTURE_OR_VIDEO.search(data, end):
         metadata.notes.append("what follows it in the file (another picture, a video) is not kept")
-    if not metadata.resolution and metadata.exif and (tiff := Tiff.of(metadata.exif)):
-        with suppress(struct.error):
-            metadata.resolution = resolution(tiff, tiff.first)
+    metadata.resolution = metadata.resolution or resolution_of(metadata.exif)
     with JpegImageFile(io.BytesIO(b"".join(essential))) as file:
         metadata.jpeg_tables = file.quantization
         levels = np.asarray(file.convert("L" if file.mode == "L" else "RGB"))
@@ -173,7 +170,9 @@ def encode(levels: np.ndarray, metadata: Metadata) -> bytes:
     buffer = io.BytesIO()
     given = {key: value for key, value in options.items() if value}
     PIL.Image.fromarray(levels).save(buffer, "JPEG", quality=95, subsampling=0, **given)
-    if metadata.resolution:
+    if metadata.resolution and metadata.resolution.is_bare():
+        metadata.notes.append("its pixel size is left out, which JPEG holds with a unit only")
+    elif metadata.resolution:
         buffer.seek(13)  # of the JFIF segment, which comes first
         buffer.write(_density(metadata.resolution))
     return buffer.getvalue()

@@ -135,7 +135,9 @@ def encode(levels: np.ndarray, metadata: Metadata) -> bytes:
         chunks.append((b"eXIf", metadata.exif))
     if metadata.xmp:
         chunks.append((b"iTXt", _XMP_KEYWORD + b"\0\0\0\0\0" + metadata.xmp))
-    if metadata.resolution:
+    if metadata.resolution and metadata.resolution.is_bare():
+        metadata.notes.append("its pixel size is left out, which PNG holds with a unit only")
+    elif metadata.resolution:
         chunks.append((b"pHYs", _density(metadata.resolution)))
     filtered = levels.nbytes + len(levels)  # a byte more for each row
     # by default the buffer is too small for narrow images; this is over zlib's bound and the chunks' own bytes

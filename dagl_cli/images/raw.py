@@ -9,7 +9,9 @@ to sRGB.
 
 from __future__ import annotations
 
+import mmap
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ import numpy as np
 
 from ..errors import DaglError, ImageError
 from .colour import srgb_decode, srgb_encode
+from .exif import Tiff
 
 SUFFIXES = frozenset({
     ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dng", ".erf", ".fff", ".iiq", ".kdc", ".mef", ".mos", ".mrw", ".nef",
@@ -29,6 +32,8 @@ SUFFIXES = frozenset({
 RESULT_SUFFIX = ".tif"
 """What a raw file becomes where the user names no format: it holds 16 bits and EXIF."""
 
+_CFA = 32803
+"""The colours of a mosaic, as TIFF numbers them."""
 _XYZ_FROM_SRGB = np.array(
     [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]]
 )
@@ -74,7 +79,7 @@ def read(path: Path | str, *, max_pixels: int) -> Raw:
     try:
         with open(path, "rb"), _quiet_libraw(), rawpy.imread(os.fspath(path)) as file:
             _check(file, max_pixels)
-            return _read(file)
+            return _read(file, _black_of_dng(path, file.sizes))
     except ImageError as error:
         raise ImageError(f"cannot read {path}: {error}") from None
     except FileNotFoundError:
@@ -85,10 +90,9 @@ def read(path: Path | str, *, max_pixels: int) -> Raw:
         raise ImageError(f"cannot read {path}: it does not fit into memory: close other programs") from None
     except rawpy.LibRawFileUnsupportedError:
         raise ImageError(f"cannot read {path}: it is not a Bayer raw file of a camera that LibRaw knows") from None
-    except (rawpy.LibRawError, OSError, ValueError, np.linalg.LinAlgError) as error:
-        text = " ".join(str(error).removeprefix("b'").removesuffix("'").split())
+    except (rawpy.LibRawError, OSError, ValueError, np.linalg.LinAlgError):  # what LibRaw says is for programmers
         raise ImageError(
-            f"cannot read {path}: it is damaged, truncated or no raw file ({text}): get an intact copy of it"
+            f"cannot read {path}: it is damaged, truncated or no raw file: get an intact copy of it"
         ) from None
 
 
@@ -130,7 +134,8 @@ def _pattern(file: Any) -> str:
     return "".join(file.color_desc.decode()[i] for i in file.raw_pattern.flat)
 
 
-def _read(file: Any) -> Raw:
+def _read(file: Any, black_map: np.ndarray | None) -> Raw:
+    """black_map: (H, W), where the black level varies more than from colour to colour."""
     samples = file.raw_image_visible  # (H, W) uint16, a view of LibRaw's memory
     gains, balance = _white_balance(file)
     black = np.array(file.black_level_per_channel, float)  # by LibRaw's colour number: R, G, B, second G
@@ -141,12 +146,61 @@ def _read(file: Any) -> Raw:
         raise ImageError("its white level is not above its black level: get an intact copy of it")
     mosaic = np.empty(samples.shape, np.float32)
     for (row, column), colour in np.ndenumerate(file.raw_pattern):
-        light = (np.arange(2**16) - black[colour]) / (white[colour] - black[colour]) * gains[colour]
-        mosaic[row::2, column::2] = srgb_encode(np.clip(light, 0, 1)).astype(np.float32)[samples[row::2, column::2]]
+        cell = np.s_[row::2, column::2]
+        if black_map is None:
+            light = (np.arange(2**16) - black[colour]) / (white[colour] - black[colour]) * gains[colour]
+            mosaic[cell] = srgb_encode(np.clip(light, 0, 1)).astype(np.float32)[samples[cell]]
+        else:
+            light = (samples[cell] - black_map[cell]) / (white[colour] - black_map[cell]) * gains[colour]
+            mosaic[cell] = srgb_encode(np.clip(light, 0, 1))
     matrix, colours = _matrix(file)
     clipped = 100 * np.count_nonzero(mosaic == 1) / mosaic.size
     summary = f"{_pattern(file)}, white balance {balance}, {colours}, {clipped:.1f} % of the samples are white"
     return Raw(mosaic, _pattern(file), matrix, file.sizes.flip, summary)
+
+
+def _black_of_dng(path: Path | str, sizes: Any) -> np.ndarray | None:
+    """(H, W) float32 of the visible samples where a DNG's black level varies over more than 2x2 samples, else None.
+
+    LibRaw keeps a repeated pattern to itself and averages rows and columns, so the tags are read here (DNG 1.7:
+    BlackLevelRepeatDim, BlackLevel, BlackLevelDeltaH, BlackLevelDeltaV; ActiveArea, where they begin).
+    """
+    with (
+        open(path, "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        memoryview(data) as view,
+    ):
+        tiff = Tiff.of(view)
+        tags = _mosaic_tags(tiff) if tiff else {}
+    if "black" not in tags:
+        return None
+    rows, columns = (int(n) for n in tags.get("repeat", (1, 1)))
+    across, down = tags.get("across", [0.0]), tags.get("down", [0.0])
+    if max(rows, columns) <= 2 and len({*across}) == len({*down}) == 1:
+        return None
+    top, left = (int(n) for n in tags.get("area", (0, 0, 0, 0))[:2])
+    row = np.arange(sizes.height) + sizes.top_margin - top
+    column = np.arange(sizes.width) + sizes.left_margin - left
+    black = np.array(tags["black"], np.float32).reshape(rows, columns)[row[:, None] % rows, column % columns]
+    black += np.array(down, np.float32)[row % len(down)][:, None]
+    return black + np.array(across, np.float32)[column % len(across)]
+
+
+_MOSAIC_TAGS = {50713: "repeat", 50714: "black", 50715: "across", 50716: "down", 50829: "area"}
+
+
+def _mosaic_tags(tiff: Tiff) -> dict[str, list[float]]:
+    """The numbers of `_MOSAIC_TAGS` in the directory that holds the mosaic: the first, or one below it."""
+    try:
+        below = tiff.directory(tiff.first, {330}).get(330)
+        for position in (tiff.first, *(int(n) for n in (below.numbers(tiff.order) if below else ()))):
+            kind = tiff.directory(position, {262}).get(262)
+            if kind and kind.numbers(tiff.order) == [_CFA]:
+                entries = tiff.directory(position, _MOSAIC_TAGS)
+                return {_MOSAIC_TAGS[tag]: [float(n) for n in e.numbers(tiff.order)] for tag, e in entries.items()}
+    except (struct.error, ValueError, ArithmeticError):
+        pass
+    return {}
 
 
 def _white_balance(file: Any) -> tuple[np.ndarray, str]:

@@ -126,7 +126,9 @@ def _check_segments(page: Any, data: bytes, max_pixels: int) -> None:
             if not size:
                 raise ImageError(f"its {compression} data is damaged: get an intact copy of it")
             if size[0] > width + _PADDING or size[1] > height + _PADDING or size[2] > max(3, page.samplesperpixel):
-                raise ImageError(f"its {compression} data is {size[0]}x{size[1]}, more than it should be")
+                raise ImageError(
+                    f"its {compression} data is {size[0]}x{size[1]}, not {width}x{height}: get an intact copy"
+                )
 
 
 def _levels(page: Any, alpha: str | None) -> np.ndarray:
@@ -169,8 +171,7 @@ def encode(levels: np.ndarray, metadata: Metadata) -> memoryview:
     if metadata.resolution:
         x, y, unit = metadata.resolution
         units = {"none": "NONE", "inch": "INCH", "cm": "CENTIMETER"}
-        options |= {"resolution": tuple(v.limit_denominator(2**16).as_integer_ratio() for v in (x, y))}
-        options["resolutionunit"] = units[unit]
+        options |= {"resolution": tuple(map(exif.rational, (x, y))), "resolutionunit": units[unit]}
     if metadata.xmp:
         options["extratags"] = [(_XMP, "B", len(metadata.xmp), metadata.xmp, True)]
     buffer = io.BytesIO()

@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 
 from ..errors import ImageError
-from .exif import Tiff, resolution
+from .exif import resolution_of, with_resolution
 from .image import Metadata, check_size, refuse_frames
 
 
@@ -30,9 +30,7 @@ def decode(data: bytes, max_pixels: int) -> tuple[np.ndarray, Metadata]:
         elif kind == b"XMP ":
             metadata.xmp = bytes(content)
     refuse_frames(frames)
-    if metadata.exif and (tiff := Tiff.of(metadata.exif)):
-        with suppress(struct.error):
-            metadata.resolution = resolution(tiff, tiff.first)
+    metadata.resolution = resolution_of(metadata.exif)
     return imagecodecs.webp_decode(data), metadata
 
 
@@ -69,12 +67,11 @@ def encode(levels: np.ndarray, metadata: Metadata) -> bytes:
     WebP holds a resolution in EXIF only: it gets one where there is none.
     """
     exif = metadata.exif
-    if metadata.resolution and not exif:
-        tags = PIL.Image.Exif()
-        units = {"none": 1, "inch": 2, "cm": 3}
-        x, y, unit = metadata.resolution
-        tags.update({282: x, 283: y, 296: units[unit]})
-        exif = tags.tobytes()[6:]
+    if metadata.resolution and not resolution_of(exif):
+        exif = with_resolution(exif, metadata.resolution)
+        if not exif:
+            exif = metadata.exif
+            metadata.notes.append("its resolution is left out, which WebP holds in EXIF only")
     options = {"icc_profile": metadata.icc, "exif": exif, "xmp": metadata.xmp}
     buffer = io.BytesIO()
     given = {key: value for key, value in options.items() if value}

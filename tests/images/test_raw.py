@@ -388,3 +388,34 @@ def test_a_raw_file_by_another_name(tmp_path):
     data = dng(exposed(scene()))
     with pytest.raises(ImageError, match="camera raw file: give its path"):
         image.read(data)
+
+
+@pytest.mark.parametrize("area", [None, (4, 6, 44, 58)])
+def test_a_black_level_that_varies_over_more_than_the_cell(tmp_path, area):
+    """Over 4x4 samples, and by row and column: LibRaw says one number for all."""
+    picture = scene(48, 64)
+    black = 500 + 40 * np.arange(16).reshape(4, 4)
+    across, down = np.arange(64) % 7, 3 * (np.arange(48) % 5)
+    top, left = area[:2] if area else (0, 0)
+    row, column = np.arange(48) - top, np.arange(64) - left
+    whole = (black[row[:, None] % 4, column % 4] + across[column][None] + down[row][:, None]).astype(float)
+    levels = exposed(picture, black=(0, 0, 0, 0))
+    levels = np.rint(whole + levels * (1 - whole / WHITE)).astype(np.uint16)
+    pairs = [[int(n) for v in values for n in (v, 1)] for values in (across, down)]
+    more = [
+        (50713, "H", 2, (4, 4), True),
+        (50714, "H", 16, tuple(int(v) for v in black.flat), True),
+        (50715, "2i", 64, pairs[0], True),
+        (50716, "2i", 48, pairs[1], True),
+    ]
+    negative = raw.read(saved(tmp_path / "a.dng", dng(levels, area=area, more=more)), max_pixels=LIMIT)
+    expected = picture if area is None else picture[4:44, 6:58]
+    assert inner(raw.develop(bilinear(negative), negative), expected) > 55
+
+
+def test_what_libraw_says_does_not_leak(tmp_path):
+    data = dng(exposed(scene()))
+    for damaged in (data[:300], data[:5000], b"II*\0" + bytes(100)):
+        with pytest.raises(ImageError) as caught:
+            raw.read(saved(tmp_path / "a.dng", damaged), max_pixels=LIMIT)
+        assert str(caught.value).count("(") == 0
