@@ -7,14 +7,15 @@ same way as an uninterrupted run of one process.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import os
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,8 @@ class Job:
     """How many there are."""
     said: list[LogRow]
     """Messages for the beginning of the log."""
+    batches: Iterator[tuple[int, Levels]] = field(default_factory=lambda: iter(()))
+    """(step, what `crops` makes of it) from the step at hand on."""
     row_at: float = 0.0
     """Seconds into the run of the last row of the log ..."""
     saved_at: float = 0.0
@@ -101,7 +104,7 @@ def train(
     """
     with processes(config.device) as world, stop_signals() as stop, ExitStack() as held:
         try:
-            job = _opened(config, world, held, resume, command, report)
+            job = _opened(config, world, stop, held, resume, command, report)
             _loop(job, stop, progress)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
@@ -116,8 +119,9 @@ def train(
 
 
 def _opened(
-    config: TrainConfig, world: World, held: ExitStack, resume: bool, command: str, report: Callable[[LogRow], None]
-) -> Job:
+    config: TrainConfig, world: World, stop: threading.Event, held: ExitStack, resume: bool, command: str,
+    report: Callable[[LogRow], None],
+) -> Job:  # fmt: skip
     """The run, ready to go on, in a folder that is locked until `held` is closed and holds all of its files."""
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -127,6 +131,10 @@ def _opened(
     saved = read_state(config.output, resume)
     config = continued(config, saved) if saved else config
     job = prepare(config, world, saved, command, report if world.rank == 0 else None)
+    held.callback(job.log.close)
+    batches = job.crops.ahead(job.state.step, job.workers, stop)
+    held.callback(batches.close)
+    job.batches = itertools.chain([next(batches)], batches)  # workers that cannot start say so before a file is there
     world.wait()  # everyone has looked at the folder
     if world.rank == 0:
         if not there:
@@ -155,19 +163,18 @@ def _loop(job: Job, stop: threading.Event, progress: Callable[[int, float], None
     world, state, config = job.world, job.state, job.config
     counters = Counters(state.step, state.skipped, world.device)
     clock = time.monotonic() - state.elapsed
-    with closing(job.log), closing(job.crops.ahead(state.step, job.workers, stop)) as batches:
-        for state.step, levels in batches:
-            state.elapsed, stopped = world.agree_on_time(time.monotonic() - clock, stop.is_set())
-            finished = job.done() >= 1
-            ended = finished or stopped
-            due = ended or state.elapsed - job.row_at >= 60 * config.log_minutes
-            if world.rank == 0 and due and state.step > counters.step:
-                record(job, counters, clock, finished, stopped)
-            if ended:
-                break
-            loss, wrong = step(job, levels)
-            counters.add(loss, wrong)
-            progress(state.step + 1, (state.step + 1) / config.steps if config.steps else job.done())
+    for state.step, levels in job.batches:
+        state.elapsed, stopped = world.agree_on_time(time.monotonic() - clock, stop.is_set())
+        finished = job.done() >= 1
+        ended = finished or stopped
+        due = ended or state.elapsed - job.row_at >= 60 * config.log_minutes
+        if world.rank == 0 and due and state.step > counters.step:
+            record(job, counters, clock, finished, stopped)
+        if ended:
+            break
+        loss, wrong = step(job, levels)
+        counters.add(loss, wrong)
+        progress(state.step + 1, (state.step + 1) / config.steps if config.steps else job.done())
     if stopped:
         raise KeyboardInterrupt("saved")
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import run_config, train_elsewhere
 
 from dagl_cli.errors import DaglError
+from dagl_cli.training import loop
 from dagl_cli.training.crops import Crops
 from dagl_cli.training.photos import Photos, load_photos
 
@@ -107,3 +111,34 @@ def test_workers_that_were_told_to_stop_with_the_run_are_no_error(scenes: Path) 
     assert [step for step, _ in steps] == list(range(1, len(steps) + 1))
     assert torch.equal(steps[-1][1][1], crops[len(steps)][1])
     assert len(steps) < 20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_workers_end_with_a_run_that_is_killed(photos: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = train_elsewhere(photos, run, task="dejpeg", workers=2, minutes=10.0, steps=None)
+    try:
+        while not (run / "log.jsonl").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    finally:
+        process.kill()
+        process.communicate()
+    assert len(workers) == 2
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        time.sleep(0.05)
+    with loop.alone(run):  # a worker would still have the folder's lock
+        pass
+
+
+def test_nothing_is_written_where_workers_cannot_start(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object, **more: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", full)
+    with pytest.raises(DaglError, match="`workers` 0"):
+        loop.train(run_config(photos, tmp_path / "run", task="dejpeg", workers=2))
+    assert not (tmp_path / "run").exists()
