@@ -108,7 +108,7 @@ class ModelConfig:
             raise unknown("activation", self.activation, ("prelu", "relu"))
         if self.blocks < 2 or self.blocks % 2:
             raise UsageError(f"blocks must be even and at least 2, not {self.blocks}")
-        if self.stages and self.heads < 1:
+        if self.stages and self.heads < 1 and not self.on_pilot:
             raise UsageError(f"heads must be at least 1 where there are stages ({self.stages}), not {self.heads}")
         if self.outer_blocks and self.features % 2:
             raise UsageError(

@@ -109,7 +109,7 @@ def settings(restorer: Restorer, path: Path) -> Settings:
     """What decides a model's results; path: its weight file."""
     options, blend = restorer.options, restorer.options.tiling == "blend"
     return Settings(
-        network="DAGL" if restorer.config.stages else "residual, no graph",
+        network="DAGL" if restorer.config.stages and restorer.config.heads else "residual, no graph",
         weights=restorer.name,
         sha256=weights.sha256(path),
         tiling=options.tiling,

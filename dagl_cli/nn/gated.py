@@ -326,11 +326,17 @@ class GatedStage(nn.Module):
     """The graph and what is made of it: from a pilot to a better estimate.
 
     A small residual network at the trunk's resolution weighs, pixel by pixel, how far to go from the pilot to each
-    head's picture, and adds what it sees beside.
+    head's picture, and adds what it sees beside. graph: None leaves only this network, to tell what a graph is worth.
     """
 
     def __init__(
-        self, channels: int, features: int, scale: int, blocks: Iterable[nn.Module], graph: GatedGraph, blind: bool
+        self,
+        channels: int,
+        features: int,
+        scale: int,
+        blocks: Iterable[nn.Module],
+        graph: GatedGraph | None,
+        blind: bool,
     ) -> None:
         super().__init__()
         self.level = nn.Conv2d(features, 1, 1) if blind else None
@@ -339,10 +345,11 @@ class GatedStage(nn.Module):
             nn.init.zeros_(self.level.weight)
             nn.init.constant_(self.level.bias, math.log(USUAL))  # type: ignore[arg-type]
         self.channels, self.scale, self.graph = channels, scale, graph
-        maps = channels * (2 + graph.heads) + 2 * graph.heads + 1
+        self.heads = graph.heads if graph else 0
+        maps = channels * (2 + self.heads) + 2 * self.heads + 1
         self.conv_in = nn.Conv2d(features + maps * scale**2, features, 3, padding=1)
         self.blocks = nn.Sequential(*blocks)
-        self.conv_out = nn.Conv2d(features, (channels + graph.heads) * scale**2, 3, padding=1)
+        self.conv_out = nn.Conv2d(features, (channels + self.heads) * scale**2, 3, padding=1)
         nn.init.zeros_(self.conv_out.weight)
         nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
 
@@ -362,12 +369,14 @@ class GatedStage(nn.Module):
         inputs = F.pixel_unshuffle(torch.cat(maps, 1), self.scale)
         inputs = torch.cat((features, inputs.to(features.dtype)), 1)
         change = F.pixel_shuffle(self.conv_out(self.blocks(self.conv_in(inputs))), self.scale).float()
-        own, blend = change.split((self.channels, self.graph.heads), 1)
-        blend = blend + BLEND / self.graph.heads
+        own, blend = change.split((self.channels, self.heads), 1)
+        blend = blend + BLEND / max(1, self.heads)
         return pilot + (blend[:, :, None] * steps).sum(1) + level * own
 
     def aggregate(self, noisy: Tensor, pilot: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """`GatedGraph` on images of any size: mirrored at the right and at the bottom where no patch would reach."""
+        if not self.graph:
+            return noisy[:, None][:, :0], noisy[:, :0]
         height, width = noisy.shape[-2:]
         right, bottom = (covering(side, self.graph.patch, self.graph.stride) - side for side in (width, height))
         heads, nodes = self.graph(*(mirrored(image, right, bottom) for image in (noisy, pilot)), sigma)

@@ -147,7 +147,7 @@ class DAGL(nn.Module):
     def _stage(self, outer: int) -> nn.Module:
         c = self.config
         if c.graph == "gated":
-            graph = GatedGraph(c.channels, c.heads, c.patch, c.stride, c.window, c.neighbours)
+            graph = GatedGraph(c.channels, c.heads, c.patch, c.stride, c.window, c.neighbours) if c.heads else None
             blocks = (ResBlock(outer, c.activation) for _ in range(c.stage_blocks))
             return GatedStage(c.channels, outer, c.scale, blocks, graph, blind=not c.noise_map)
         return NonLocal(c) if c.graph == "nonlocal" else MGFAM(c)

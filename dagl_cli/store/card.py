@@ -51,7 +51,7 @@ def entry(path: Path, about: Manifest, rows: Iterable[Result] = ()) -> Entry:
 
 def network(config: ModelConfig) -> str:
     """What has no graph is not called DAGL."""
-    return "DAGL" if config.stages else "residual, no graph"
+    return "DAGL" if config.stages and config.heads else "residual, no graph"
 
 
 def _is_of(row: Result, name: str, digest: str) -> bool:

@@ -193,6 +193,15 @@ def test_a_network_with_it_takes_any_size(size: tuple[int, int], channels: int, 
     assert all(g is not None and bool(torch.isfinite(g).all()) for g in gradients)
 
 
+def test_without_heads_only_the_network_behind_is_left() -> None:
+    config = ModelConfig(features=8, blocks=2, stages=1, stage_blocks=1, heads=0, graph="gated", noise_map=True)
+    model, x = DAGL(config), torch.rand(1, 1, 9, 12)
+    assert not [name for name, _ in model.named_parameters() if "graph" in name]
+    assert model(x, 25).shape == x.shape
+    with pytest.raises(UsageError, match="heads must be at least 1"):
+        ModelConfig(heads=0)
+
+
 def test_sizes_are_filled_up_by_mirroring() -> None:
     assert [covering(side, 8, 4) for side in (1, 8, 9, 12, 13)] == [8, 8, 12, 12, 16]
     x = torch.arange(4.0).view(1, 1, 1, 4).expand(1, 1, 3, 4)
