@@ -83,7 +83,7 @@ def look(
 
     image: (C, H, W) as the model takes it, on its device; at: row and column; stage: from `stage_of`.
     """
-    module = stage.graph if isinstance(stage, GatedStage) else stage
+    module = stage.graph if isinstance(stage, GatedStage) and stage.graph else stage
     caught: list[tuple[Tensor, ...]] = []
     handle = module.register_forward_pre_hook(lambda module, inputs: caught.append(inputs))
     try:

@@ -253,7 +253,7 @@ def graph_attention(arguments: argparse.Namespace) -> Iterator[Line]:
 def without(restorer: Restorer) -> None:
     """Heads that leave the pilot as it is; stages that leave their features as they are."""
     for stage in restorer.model.stages:
-        if isinstance(stage, GatedStage):
+        if isinstance(stage, GatedStage) and stage.graph:
             stage.graph.forward = partial(pilots, stage.graph.heads)  # type: ignore[method-assign]
         else:
             stage.forward = lambda x: x
@@ -269,7 +269,7 @@ def shuffled(restorer: Restorer) -> None:
     """Every node has the neighbours of another one, drawn once; of pixel-exact graphs itself too."""
     generator = torch.Generator().manual_seed(0)
     for stage in restorer.model.stages:
-        if isinstance(stage, GatedStage):
+        if isinstance(stage, GatedStage) and stage.graph:
             stage.graph.search = partial(others, stage.graph, generator)  # type: ignore[method-assign]
         elif isinstance(stage, MGFAM):
 
@@ -294,7 +294,7 @@ def takes_part(arguments: argparse.Namespace) -> Iterator[Line]:
     for name in arguments.model or ["denoise-gray"]:
         usual = load(name)
         task, channels = usual.config.task, usual.config.channels
-        if not usual.config.stages:
+        if not usual.config.stages or not usual.config.heads:
             raise DaglError(f"--model {name} has no graph: choose one that `dagl weights list` calls DAGL")
         for dataset in sets[channels] if task == "denoise" else [SETS[task][channels]]:
             row: Line = {"model": name, "set": dataset, "level": LEVELS[task]}
@@ -321,7 +321,7 @@ def watched(restorer: Restorer) -> list[float]:
     """A list that gets the mean number of neighbours in effect, of a pixel-exact graph's every tile."""
     seen: list[float] = []
     for stage in restorer.model.stages:
-        if isinstance(stage, GatedStage):
+        if isinstance(stage, GatedStage) and stage.graph:
             heads, most = stage.graph.heads, stage.graph.neighbours
 
             def note(

@@ -22,6 +22,8 @@ def test_learning_rates(tmp_path: Path) -> None:
     assert learning_rate(slow, 5, 0.1) > 0.97
     steps = run_config(tmp_path, tmp_path, lr=1.0, warmup=0, schedule="step", halve_every=100)
     assert [learning_rate(steps, step, 0) for step in (0, 99, 100, 250)] == [1.0, 1.0, 0.5, 0.25]
+    flat = run_config(tmp_path, tmp_path, lr=1.0, warmup=0, schedule="flat")
+    assert [round(learning_rate(flat, 9, done), 3) for done in (0, 0.5, 0.85, 0.925, 1)] == [1, 1, 1, 0.5, 0]
 
 
 @pytest.mark.parametrize("loss", ["psnr", "mse", "l1"])
