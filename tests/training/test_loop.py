@@ -64,7 +64,7 @@ def test_sigkill_loses_nothing(photos: Path, tmp_path: Path) -> None:
     train(part, resume=True)
     train(run_config(photos, tmp_path / "whole", steps=40, micro_batch=1))
     assert same_weights(tmp_path / "whole", part.output)
-    assert [r["step"] for r in log_of(part.output)] == sorted({r["step"] for r in log_of(part.output)})  # type: ignore[type-var]
+    assert [r["step"] for r in log_of(part.output)] == sorted({r["step"] for r in log_of(part.output)})
 
 
 def test_gradients_of_parts_add_up(photos: Path, tmp_path: Path) -> None:
@@ -248,9 +248,9 @@ def test_long_validations_do_not_stop_the_training(
     """save_minutes=0 asks for one after each step; one of 0.3 s is due every 6 s."""
     right = metrics.psnr
 
-    def slow(*arguments: torch.Tensor) -> float:
+    def slow(a: torch.Tensor, b: torch.Tensor) -> float:
         time.sleep(0.3)
-        return right(*arguments)
+        return right(a, b)
 
     monkeypatch.setattr(metrics, "psnr", slow)
     run = run_config(photos, tmp_path / "run", steps=12)

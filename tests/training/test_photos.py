@@ -13,8 +13,9 @@ from PIL import Image
 from dagl_cli import images as image
 from dagl_cli.errors import UsageError
 from dagl_cli.measuring import datasets
+from dagl_cli.measuring.datasets import known_pictures
 from dagl_cli.training.crops import Crops
-from dagl_cli.training.photos import hold_out, known_pictures, load_photos, picture_hash
+from dagl_cli.training.photos import hold_out, load_photos, picture_hash
 
 
 def test_crops_of_one_photo_stay_on_one_side() -> None:
