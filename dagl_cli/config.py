@@ -15,6 +15,8 @@ SMALLEST_TILE = 64
 """After running out of memory the tile is halved down to this; then the CPU takes over."""
 BAYER_PATTERNS = ("RGGB", "BGGR", "GRBG", "GBRG")
 """The first two rows of a sensor, read from the top left."""
+LUMA = (0.299, 0.587, 0.114)
+"""Shares of red, green and blue in the brightness (ITU-R BT.601), as in JPEG."""
 PAPER_PATTERN = "GRBG"
 """Row 0: G R; row 1: B G (Table 4, the released mosaics)."""
 DEFAULT_PATTERN = "RGGB"
@@ -171,7 +173,7 @@ class Task:
 
 TASKS: dict[str, Task] = {
     "denoise": Task("additive Gaussian noise, any sigma in 0-75", (1, 3), True),
-    "real": Task("camera noise, blind", (3,), False),
+    "real": Task("camera noise, any level", (3,), True),
     "dejpeg": Task("JPEG artifacts, any quality, blind", (1, 3), False),
     "demosaic": Task("Bayer mosaics", (3,), False),
 }
@@ -232,6 +234,10 @@ class Options:
     """Average over the 8 flips and rotations: better by about 0.1 dB, 8 times slower."""
     strength: float = 1.0
     """1: the restored image; 0: the input; between: a blend of the two."""
+    luma: float = 1.0
+    """How much of what the model does to the brightness is done (ITU-R BT.601 luma): grain. 0 to 1."""
+    chroma: float = 1.0
+    """The same for the colours: blotches."""
     tiling: str = "blend"
     """'blend', 'whole', or 'chop' (as the paper's release cuts)."""
     offline: bool = False
@@ -244,8 +250,9 @@ class Options:
             raise UsageError(f"`tile` {self.tile} is too small: use at least {SMALLEST_TILE}")
         if self.overlap is not None and self.overlap < 0:
             raise UsageError(f"`overlap` {self.overlap} must be 0 or more")
-        if not 0 <= self.strength <= 1:
-            raise UsageError(f"`strength` {self.strength} must be between 0 and 1")
+        for name in ("strength", "luma", "chroma"):
+            if not 0 <= (share := getattr(self, name)) <= 1:
+                raise UsageError(f"`{name}` {share} must be between 0 and 1")
         if self.tiling not in TILINGS:
             raise unknown("tiling", self.tiling, TILINGS)
 

@@ -9,7 +9,18 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-from . import benchmark, compare, datasets, dejpeg, demosaic, denoise, graph, train, weights  # noqa: F401  (they join `app`)
+from . import (  # noqa: F401  (they join `app`)
+    benchmark,
+    compare,
+    datasets,
+    dejpeg,
+    demosaic,
+    denoise,
+    graph,
+    restore,
+    train,
+    weights,
+)
 from .boundary import app
 
 __all__ = ["app", "main"]

@@ -25,10 +25,12 @@ def demosaic(
             envvar="DAGL_PATTERN",
         ),
     ] = DEFAULT_PATTERN,
+    denoise: Annotated[bool, typer.Option("--denoise", help="Remove the camera's noise, too.")] = False,
 ) -> None:
     """Bayer mosaics (one channel, or three with zeros) and camera raw files to RGB."""
     check_pattern(pattern.upper())
-    run(context, paths, output, suffix, restoring, restoring.options(), task="demosaic", pattern=pattern.upper())
+    settings = dict(task="demosaic", pattern=pattern.upper(), denoise=denoise)
+    run(context, paths, output, suffix, restoring, restoring.options(), **settings)
 
 
 app.command()(flat(demosaic))

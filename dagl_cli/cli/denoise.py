@@ -7,9 +7,8 @@ from typing import Annotated
 import typer
 
 from ..config import check_sigma
-from ..errors import UsageError
 from .boundary import app
-from .options import Inputs, Output, Restoring, Strength, Suffix, by_environment, flat
+from .options import Chroma, Inputs, Luma, Output, Restoring, Strength, Suffix, flat
 from .run import run
 
 
@@ -23,18 +22,16 @@ def denoise(
         float | None,
         typer.Option(help="Noise level, 0-75 on the 0-255 scale; default: estimated.", envvar="DAGL_SIGMA"),
     ] = None,
-    real: Annotated[bool, typer.Option("--real", help="Camera noise, blind.")] = False,
+    real: Annotated[bool, typer.Option("--real", help="It is camera noise, whatever it looks like.")] = False,
     strength: Strength = 1.0,
+    luma: Luma = 1.0,
+    chroma: Chroma = 1.0,
 ) -> None:
-    """Remove noise: a known level (--sigma), an estimated one, or camera noise (--real)."""
-    if real and sigma is not None:
-        if not by_environment(context, "sigma"):
-            raise UsageError("--real is blind: leave out --sigma, or leave out --real")
-        sigma = None
+    """Remove noise: white or of a camera, which is found out, at an estimated level or a known one (--sigma)."""
     if sigma is not None:
         check_sigma(sigma)
-    task = "real" if real else "denoise"
-    run(context, paths, output, suffix, restoring, restoring.options(strength=strength), task=task, sigma=sigma)
+    options = restoring.options(strength=strength, luma=luma, chroma=chroma)
+    run(context, paths, output, suffix, restoring, options, task="real" if real else "denoise", sigma=sigma)
 
 
 app.command()(flat(denoise))

@@ -85,6 +85,10 @@ Ensemble = Annotated[
     ),
 ]
 Strength = Annotated[float, typer.Option(help="0 (input) to 1 (restored).", envvar="DAGL_STRENGTH")]
+Luma = Annotated[float, typer.Option(help="How much is done to the brightness (grain), 0 to 1.", envvar="DAGL_LUMA")]
+Chroma = Annotated[
+    float, typer.Option(help="How much is done to the colours (blotches), 0 to 1.", envvar="DAGL_CHROMA")
+]
 MaxPixels = Annotated[
     int, typer.Option(min=1, help="Refuse larger images (decompression bombs).", envvar="DAGL_MAX_PIXELS")
 ]

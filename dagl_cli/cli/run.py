@@ -38,7 +38,7 @@ def run(
 
     settings: those arguments of `FileRestorer` that are the command's own.
     """
-    planned = plan(paths, output, suffix, raws=settings["task"] == "demosaic")
+    planned = plan(paths, output, suffix, raws=settings["task"] in ("demosaic", "restore"))
     if not planned.files and not planned.failures:
         raise DaglError(f"{paths[0]}: no images in this folder (PNG, JPEG, TIFF, BMP or WebP)")
     as_json = restoring.as_json

@@ -4,6 +4,7 @@
 """
 
 from .colour import srgb_profile
+from .exif import iso_setting
 from .exif import of_raw as raw_exif
 from .formats import FORMATS, SUFFIXES, is_image_path
 from .image import Image, Resolution
@@ -17,6 +18,7 @@ __all__ = [
     "Resolution",
     "check_target",
     "is_image_path",
+    "iso_setting",
     "raw_exif",
     "read",
     "srgb_profile",

@@ -17,6 +17,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 from PIL.ExifTags import GPSTAGS, TAGS
 
 from ..errors import ImageError
@@ -24,6 +25,7 @@ from .image import MANY_FRAMES, Resolution
 
 ORIENTATION = 274
 _DETAILS, _GPS, _INTEROPERABILITY = 34665, 34853, 40965
+_ISO = 34855
 _BELOW = {_DETAILS: TAGS, _GPS: GPSTAGS, _INTEROPERABILITY: TAGS}
 """Tags that point to directories of their own -> the names of the tags there."""
 _KEPT = {270, 271, 272, ORIENTATION, 305, 306, 315, 316, 18246, 18249, 33432, _DETAILS, _GPS, *range(40091, 40096)}
@@ -207,6 +209,18 @@ def upright(exif: bytes) -> tuple[bytes | None, int]:
                 struct.pack_into(tiff.order + "HHIHH", block, place, tag, 3, 1, 1, 0)
         struct.pack_into(tiff.order + "I", block, end, 0)
     return bytes(block), orientation if orientation in _FLIPS else 1
+
+
+def iso_setting(exif: bytes | None) -> int | None:
+    """The ISO setting in an EXIF block; None where there is none that makes sense."""
+    tags = PIL.Image.Exif()
+    try:
+        tags.load(b"Exif\0\0" + (exif or b""))
+        value = tags.get_ifd(_DETAILS).get(_ISO)
+        number = int(value[0] if isinstance(value, tuple) else value)  # type: ignore[arg-type]
+    except Exception:  # written by any device, broken in any way: no hint, then
+        return None
+    return number if 0 < number < 10**7 else None
 
 
 def turned(levels: np.ndarray, orientation: int) -> np.ndarray:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tifffile
 
 from ..errors import DaglError, ImageError
 from .colour import srgb_decode, srgb_encode
@@ -34,6 +35,8 @@ RESULT_SUFFIX = ".tif"
 
 _CFA = 32803
 """The colours of a mosaic, as TIFF numbers them."""
+_NOISE_PROFILE = 51041
+"""The tag of a DNG."""
 _XYZ_FROM_SRGB = np.array(
     [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]]
 )
@@ -54,6 +57,9 @@ class Raw:
     """How the camera was held, as LibRaw says it: 1 mirrors columns, 2 rows, then 4 swaps rows and columns."""
     summary: str
     """What was decided for this file, in one line."""
+    noise: np.ndarray | None = None
+    """(2, 2, 2): (shot, read) of each place of the Bayer cell, where the file tells them (a DNG's NoiseProfile): the
+    noise of a sample has the variance shot * light + read, light being the decoded mosaic."""
 
 
 def is_raw_path(path: Path | str) -> bool:
@@ -79,7 +85,7 @@ def read(path: Path | str, *, max_pixels: int) -> Raw:
     try:
         with open(path, "rb"), _quiet_libraw(), rawpy.imread(os.fspath(path)) as file:
             _check(file, max_pixels)
-            return _read(file, _black_of_dng(path, file.sizes))
+            return _read(file, _black_of_dng(path, file.sizes), _noise_profile(path))
     except ImageError as error:
         raise ImageError(f"cannot read {path}: {error}") from None
     except FileNotFoundError:
@@ -134,8 +140,8 @@ def _pattern(file: Any) -> str:
     return "".join(file.color_desc.decode()[i] for i in file.raw_pattern.flat)
 
 
-def _read(file: Any, black_map: np.ndarray | None) -> Raw:
-    """black_map: (H, W), where the black level varies more than from colour to colour."""
+def _read(file: Any, black_map: np.ndarray | None, profile: np.ndarray | None) -> Raw:
+    """black_map: (H, W), where the black level varies more than from colour to colour. profile: (planes, 2)."""
     samples = file.raw_image_visible  # (H, W) uint16, a view of LibRaw's memory
     gains, balance = _white_balance(file)
     black = np.array(file.black_level_per_channel, float)  # by LibRaw's colour number: R, G, B, second G
@@ -144,7 +150,7 @@ def _read(file: Any, black_map: np.ndarray | None) -> Raw:
     white = np.where((saturated > black) & (saturated < white), saturated, white)
     if (white <= black).any():
         raise ImageError("its white level is not above its black level: get an intact copy of it")
-    mosaic = np.empty(samples.shape, np.float32)
+    mosaic, noise = np.empty(samples.shape, np.float32), np.empty((2, 2, 2))
     for (row, column), colour in np.ndenumerate(file.raw_pattern):
         cell = np.s_[row::2, column::2]
         if black_map is None:
@@ -153,10 +159,13 @@ def _read(file: Any, black_map: np.ndarray | None) -> Raw:
         else:
             light = (samples[cell] - black_map[cell]) / (white[colour] - black_map[cell]) * gains[colour]
             mosaic[cell] = srgb_encode(np.clip(light, 0, 1))
+        if profile is not None:  # of the light before the white balance: one pair for all, or one for each colour
+            scale = gains[colour], gains[colour] ** 2
+            noise[row, column] = profile[min((0, 1, 2, 1)[colour], len(profile) - 1)] * scale
     matrix, colours = _matrix(file)
     clipped = 100 * np.count_nonzero(mosaic == 1) / mosaic.size
     summary = f"{_pattern(file)}, white balance {balance}, {colours}, {clipped:.1f} % of the samples are white"
-    return Raw(mosaic, _pattern(file), matrix, file.sizes.flip, summary)
+    return Raw(mosaic, _pattern(file), matrix, file.sizes.flip, summary, None if profile is None else noise)
 
 
 def _black_of_dng(path: Path | str, sizes: Any) -> np.ndarray | None:
@@ -201,6 +210,20 @@ def _mosaic_tags(tiff: Tiff) -> dict[str, list[float]]:
     except (struct.error, ValueError, ArithmeticError):
         pass
     return {}
+
+
+def _noise_profile(path: Path | str) -> np.ndarray | None:
+    """(planes, 2): scale and offset of a DNG's NoiseProfile (DNG 1.3), None where there is none that makes sense."""
+    if Path(path).suffix.lower() != ".dng":
+        return None
+    try:
+        with tifffile.TiffFile(path) as file:
+            pages = [page for first in file.pages[:1] for page in (first, *(first.pages or ()))]
+            tags = [page.tags[_NOISE_PROFILE].value for page in pages if _NOISE_PROFILE in page.tags]
+        profile = np.array(tags[0], float).reshape(-1, 2)
+    except Exception:  # a hint only: LibRaw reads files that tifffile does not
+        return None
+    return profile if np.isfinite(profile).all() and (profile >= 0).all() and (profile[:, 0] > 0).all() else None
 
 
 def _white_balance(file: Any) -> tuple[np.ndarray, str]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..config import DEFAULT_PATTERN, HIGHEST_SIGMA, Options, check_sigma
 from ..errors import UsageError
-from . import estimate
+from . import estimate, guard
 from .pixels import is_gray, run
 from .restorer import Restorer, check_task, load_model
 
@@ -52,7 +52,7 @@ def restore(
     else:
         restorer = load_model(task, pixels.shape[0], model=model, options=options)
     if sigma is None and restorer.config.noise_map:
-        sigma = min(estimate.estimate_sigma(pixels.permute(1, 2, 0).numpy()) or 0.0, HIGHEST_SIGMA)
+        sigma = _estimated(pixels.permute(1, 2, 0).numpy(), task)
     restored = run(restorer, pixels, sigma, pattern)
     if len(restored) < channels:
         restored = restored.repeat(channels, 1, 1)
@@ -63,6 +63,14 @@ def restore(
     array = array if task == "demosaic" else array.reshape(image.shape)
     top = RANGES.get(image.dtype.name)
     return array.astype(image.dtype) if top is None else np.rint(array * top).astype(image.dtype)
+
+
+def _estimated(pixels: np.ndarray, task: str) -> float:
+    """The noise level that a model is told; 0 where there is no noise."""
+    if task == "real":
+        found = guard.camera_noise(pixels)
+        return 0.0 if found.nothing else found.level or 0.0
+    return min(estimate.estimate_sigma(pixels) or 0.0, HIGHEST_SIGMA)
 
 
 def _to_tensor(image: np.ndarray | Tensor) -> Tensor:

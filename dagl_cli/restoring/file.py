@@ -10,15 +10,21 @@ import numpy as np
 import torch
 
 from .. import images
-from ..config import DEFAULT_PATTERN, MAX_PIXELS, ModelConfig, Options, check_pattern, check_sigma
+from ..config import BAYER_PATTERNS, DEFAULT_PATTERN, MAX_PIXELS, ModelConfig, Options, check_pattern, check_sigma
 from ..errors import DaglError, ImageError
 from ..images import raw
-from . import guard
+from . import guard, kind
 from .device import is_out_of_memory
 from .guard import Finding
 from .pixels import is_gray, run
+from .rawnoise import noise_rms
 from .restorer import Restorer, Warn, load_model
 from .tiling import Tick
+
+CLEAN_PROFILE = 1.0
+"""Noise of a raw file below this, on the 0-255 scale of the developed picture, is not worth removing."""
+MILD = 75
+"""JPEGs above this quality that have camera noise are left to its model, which knows them from its training."""
 
 
 @dataclass
@@ -54,10 +60,12 @@ class FileRestorer:
     """Restores files of one task; loads each model once, when the first file needs it.
 
     Args:
-        task, model, options, warn: as for `load_model`.
-        sigma: noise level, None: estimated for every file.
+        task, model, options, warn: as for `load_model`; or the task 'restore', which finds out what each file needs:
+            a mosaic is demosaiced, then JPEG artifacts removed, then noise.
+        sigma: noise level, None: estimated for every file, and so is its kind where the task is 'denoise'.
         pattern: Bayer pattern, for demosaicing; camera raw files have their own.
         force: remove JPEG artifacts where none are seen, too.
+        denoise: after demosaicing, remove camera noise.
         strip_metadata: leave EXIF and DPI out of the results.
         max_pixels: larger images are refused before they are decoded.
     """
@@ -70,6 +78,7 @@ class FileRestorer:
         sigma: float | None = None,
         pattern: str = DEFAULT_PATTERN,
         force: bool = False,
+        denoise: bool = False,
         options: Options = Options(),
         strip_metadata: bool = False,
         max_pixels: int = MAX_PIXELS,
@@ -79,18 +88,24 @@ class FileRestorer:
             check_sigma(sigma)
         check_pattern(pattern)
         self.task, self.model, self.sigma, self.pattern, self.options = task, model, sigma, pattern, options
-        self.force, self.strip_metadata, self.max_pixels, self.warn = force, strip_metadata, max_pixels, warn
-        self._restorers: dict[int, Restorer] = {}
+        self.force, self.denoise, self.strip_metadata = force, denoise, strip_metadata
+        self.max_pixels, self.warn = max_pixels, warn
+        self._restorers: dict[tuple[str, int], Restorer] = {}
 
-    def restorer(self, channels: int) -> Restorer:
+    def restorer(self, channels: int, task: str | None = None) -> Restorer:
         """The model for gray (1) or colour (3) images."""
-        if self.task == "demosaic":
-            channels = 3
-        if channels not in self._restorers:
-            self._restorers[channels] = load_model(
-                self.task, channels, model=self.model, options=self.options, warn=self.warn
+        task = task or self.task
+        channels = 3 if task == "demosaic" else channels
+        if (task, channels) not in self._restorers:
+            model = self.model if task == self.task else None
+            self._restorers[task, channels] = load_model(
+                task, channels, model=model, options=self._options(task), warn=self.warn
             )
-        return self._restorers[channels]
+        return self._restorers[task, channels]
+
+    def _options(self, task: str) -> Options:
+        whole = task == "demosaic" and self.task != "demosaic"  # of several steps: a blend is of pictures only
+        return replace(self.options, strength=1.0) if whole else self.options
 
     def __call__(
         self,
@@ -110,74 +125,129 @@ class FileRestorer:
         Raises UsageError or WeightsError for what no file can be restored with, else another DaglError.
         """
         case = self._read(source, name)
-        restorer = self.restorer(case.pixels.shape[-1])
         if isinstance(target, Path):
             _make_folder(target.parent)
         images.check_target(case.picture, target, overwrite=overwrite, strip_metadata=self.strip_metadata)
         try:
-            finding = self._examine(case, restorer.config)
-            outcome = Outcome("restored", finding.sigma, finding.quality, restorer.name, finding.note)
-            result: images.Image | bytes
-            if finding.nothing:
-                outcome = replace(outcome, status="unchanged", model=None, note=finding.nothing)
-                result = self._unchanged(case, target)
-            else:
-                result = self._restored(case, restorer, finding, progress)
+            outcome, result = self._treated(case, progress)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             raise DaglError("out of memory: close other programs, or make the image smaller") from None
-        notes = images.write(result, target, strip_metadata=self.strip_metadata, overwrite=overwrite)
-        if not isinstance(result, bytes):  # what was left out of the file
+        written = self._unchanged(case, target) if outcome.status == "unchanged" else result
+        notes = images.write(written, target, strip_metadata=self.strip_metadata, overwrite=overwrite)
+        if not isinstance(written, bytes):  # what was left out of the file
             outcome.note = "; ".join(filter(None, [outcome.note, *case.picture.notes, *notes])) or None
         return outcome
 
     def _read(self, source: Path | bytes, name: str | None) -> Case:
-        negative = None
+        negative, mosaics = None, self.task in ("demosaic", "restore")
         if isinstance(source, Path) and raw.is_raw_path(source):
-            if self.task != "demosaic":
-                raise ImageError(f"{source} is a camera raw file: run `dagl demosaic` on it first")
+            if not mosaics:
+                raise ImageError(f"{source} is a camera raw file: run `dagl restore` or `dagl demosaic` on it")
             negative = raw.read(source, max_pixels=self.max_pixels)
             picture = images.Image(negative.mosaic[..., None], depth=16, format=images.SUFFIXES[raw.RESULT_SUFFIX])
             picture = replace(picture, exif=images.raw_exif(source), icc=images.srgb_profile())
         else:
             picture = images.read(source, name=name, max_pixels=self.max_pixels)
-        if self.task == "demosaic" and picture.orientation != 1:
-            raise DaglError(f"a mosaic with EXIF orientation {picture.orientation} is turned: save it without that tag")
         pixels = picture.pixels
         if self.task != "demosaic" and is_gray(pixels):
             pixels = pixels[..., :1]
         return Case(picture, pixels, negative.pattern if negative else self.pattern, negative)
 
-    def _examine(self, case: Case, config: ModelConfig) -> Finding:
-        """What the picture needs from a model."""
-        gray_in_colour = config.noise_map and case.pixels.shape[-1] < config.channels
-        if config.noise_map and self.sigma == 0:
-            found = Finding(nothing="no noise to remove: left as it is")
-        elif config.noise_map and self.sigma is None:
-            found = guard.noise(case.pixels)
-        elif self.task == "dejpeg":
-            found = guard.compression(case.pixels, case.picture.jpeg_tables)
-            found.nothing = None if self.force else found.nothing
-        else:
-            found = Finding()
-        if case.negative:
-            found.note = case.negative.summary
-        elif self.task == "demosaic" and (case.pixels > 0).sum(-1, dtype=np.uint8).max() > 1:
-            found.note = f"a whole picture, not a mosaic: of each pixel only the sample of {case.pattern} was used"
-        elif gray_in_colour and not found.note:
-            found.note = "a model for colour leaves much of a gray picture's noise: leave `model` out"
-        return found
+    def _treated(self, case: Case, progress: Tick | None) -> tuple[Outcome, images.Image]:
+        """What was done, and the picture with it done: step by step, each on the result of the one before."""
+        outcome, notes, models = Outcome("unchanged"), [], []
+        for task in self._tasks(case):
+            finding = self._examine(case, task)
+            notes.append(finding.nothing or finding.note)
+            outcome.sigma = finding.sigma if finding.sigma is not None else outcome.sigma
+            outcome.quality = finding.quality if finding.quality is not None else outcome.quality
+            if finding.nothing:
+                continue
+            restorer = self.restorer(case.pixels.shape[-1], finding.task or task)
+            told = finding.level if restorer.config.noise_map else None
+            level = self.sigma if self.sigma is not None else told
+            if restorer.config.task == "denoise" and case.pixels.shape[-1] < restorer.config.channels:
+                notes.append("a model for colour leaves much of a gray picture's noise: leave `model` out")
+            x = torch.from_numpy(case.pixels).permute(2, 0, 1)
+            pixels = run(restorer, x, level, case.pattern, progress).permute(1, 2, 0).numpy()
+            if task == "demosaic" and case.negative:
+                pixels = raw.develop(pixels, case.negative)
+            case = replace(case, pixels=pixels)
+            models.append(restorer.name)
+            outcome.status = "restored"
+        if outcome.status == "restored" and len(notes) > 1:  # of several steps only what was done is told
+            notes = [note for note in notes if note and "left as it is" not in note]
+        outcome.model, outcome.note = " + ".join(models) or None, "; ".join(filter(None, notes)) or None
+        channels = max(case.picture.pixels.shape[-1], case.pixels.shape[-1])
+        pixels = case.pixels if case.pixels.shape[-1] == channels else case.pixels.repeat(channels, -1)
+        return outcome, replace(case.picture, pixels=pixels)
 
-    def _restored(self, case: Case, restorer: Restorer, finding: Finding, progress: Tick | None) -> images.Image:
-        level = self.sigma if self.sigma is not None else finding.level
-        x = torch.from_numpy(case.pixels).permute(2, 0, 1)
-        pixels = run(restorer, x, level, case.pattern, progress).permute(1, 2, 0).numpy()
+    def _tasks(self, case: Case) -> list[str]:
+        """What is looked for, in this order."""
+        if self.task == "demosaic":
+            return ["demosaic", "real"] if self.denoise else ["demosaic"]
+        if self.task != "restore":
+            return [self.task]
         if case.negative:
-            pixels = raw.develop(pixels, case.negative)
-        if pixels.shape[-1] < case.picture.pixels.shape[-1]:
-            pixels = pixels.repeat(case.picture.pixels.shape[-1], -1)
-        return replace(case.picture, pixels=pixels)
+            return ["demosaic", "real"]
+        pattern = kind.mosaic_pattern(case.pixels)
+        if pattern is None:
+            return ["dejpeg", "denoise"]
+        if pattern in BAYER_PATTERNS:
+            case.pattern = pattern
+        return ["demosaic", "real"]
+
+    def _examine(self, case: Case, task: str) -> Finding:
+        """What the picture needs from a model of a task."""
+        if task == "demosaic":
+            return self._examine_mosaic(case)
+        if task == "dejpeg":
+            found = guard.compression(case.pixels, case.picture.jpeg_tables)
+            several = self.task == "restore" and found.nothing is None and kind.drawing(case.pixels) is None
+            if several and (found.quality or 100) > MILD and guard.noise(case.pixels).task == "real":
+                return Finding(quality=found.quality, nothing="left to the model of camera noise: left as it is")
+            found.nothing = None if self.force else found.nothing
+            return found
+        config = self.restorer(case.pixels.shape[-1], task).config if self.model and task == self.task else None
+        if self.sigma == 0:
+            return Finding(nothing="no noise to remove: left as it is")
+        if self.sigma is not None or (config and not config.noise_map):
+            return self._blind(case, config)
+        iso = images.iso_setting(case.picture.exif)
+        if task == "real" or (config and config.task == "real"):
+            found = guard.camera_noise(case.pixels, iso)
+            if case.negative and case.negative.noise is not None:
+                found = self._profiled(case, found)
+            return replace(found, task=task)
+        found = guard.noise(case.pixels, iso)
+        return replace(found, task=task) if config else found
+
+    def _blind(self, case: Case, config: ModelConfig | None) -> Finding:
+        """For a level that the user gives, or a model that takes none."""
+        if self.sigma is None and config and config.task == "real":
+            return Finding(nothing=guard.camera_noise(case.pixels).nothing)
+        return Finding()
+
+    def _profiled(self, case: Case, found: Finding) -> Finding:
+        """The level that a raw file's own noise profile gives, instead of the one estimated."""
+        assert case.negative is not None
+        rms = noise_rms(case.negative, self.restorer(3, "demosaic"))
+        if rms < CLEAN_PROFILE:
+            return Finding(rms, nothing="no noise by the file's noise profile: left as it is")
+        return Finding(rms, note="level from the file's noise profile", task=found.task)
+
+    def _examine_mosaic(self, case: Case) -> Finding:
+        if case.picture.orientation != 1:
+            turned = f"a mosaic with EXIF orientation {case.picture.orientation} is turned"
+            raise DaglError(f"{turned}: save it without that tag")
+        if case.negative:
+            return Finding(note=case.negative.summary)
+        found = guard.mosaic(case.pixels)
+        if found.nothing:
+            raise DaglError(f"{found.nothing}: `dagl restore` finds out what it needs")
+        return Finding(note=f"a Bayer mosaic, {case.pattern}" if self.task == "restore" else None)
 
     def _unchanged(self, case: Case, target: Path | BinaryIO) -> images.Image | bytes:
         """The file itself where that is possible: no JPEG is encoded again for nothing."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..config import HIGHEST_SIGMA
-from . import estimate
+from . import estimate, kind
+from .noise import Noise, measure
 
 CLEAN_SIGMA = 0.7
 """An estimated noise level below this is none (8-bit rounding alone is 0.29): the image is left as it is."""
@@ -20,6 +21,14 @@ CLEAN_BLOCKINESS = 0.04
 """Any other file whose `estimate.jpeg_blockiness` is below this was never compressed, and is left as it is."""
 
 
+CLEAN_RMS = 2.0
+"""Camera noise below this is not worth what a model would change."""
+CORRELATED = 0.3
+"""Noise whose neighbouring samples are correlated this much is a camera's."""
+CORRELATED_IN_A_PHOTO = 0.2
+"""The same where EXIF gives an ISO setting: a camera made the picture."""
+
+
 @dataclass
 class Finding:
     """What is wrong with a picture. `sigma` and `quality` are None where they were not estimated."""
@@ -29,6 +38,8 @@ class Finding:
     nothing: str | None = None
     """Why the picture is to be left as it is."""
     note: str | None = None
+    task: str | None = None
+    """Whose model it needs, where that was to be found out."""
 
     @property
     def level(self) -> float | None:
@@ -36,16 +47,59 @@ class Finding:
         return None if self.sigma is None else min(self.sigma, HIGHEST_SIGMA)
 
 
-def noise(pixels: np.ndarray) -> Finding:
-    """For denoising at an estimated level. pixels: (H, W, C) float in [0, 1]."""
-    found = Finding(sigma=estimate.estimate_sigma(pixels))
+def noise(pixels: np.ndarray, iso: int | None = None) -> Finding:
+    """White noise, camera noise or none, and its level. pixels: (H, W, 1 or 3) float in [0, 1].
+
+    iso: the setting that EXIF tells, if it does.
+    """
+    found = Finding(sigma=estimate.estimate_sigma(pixels), task="denoise")
+    if drawn := kind.drawing(pixels):
+        found.sigma, found.nothing = None, f"{drawn}: left as it is; `sigma` decides otherwise"
+        return found
+    measured = measure(pixels)
+    if (
+        measured
+        and measured.rms >= CLEAN_RMS
+        and measured.correlation >= (CORRELATED_IN_A_PHOTO if iso else CORRELATED)
+    ):
+        return _camera(measured, iso)
     if found.sigma is None:
         found.nothing = "too small to find noise in: left as it is; `sigma` decides otherwise"
     elif found.sigma < CLEAN_SIGMA:
         found.nothing = "no noise found: left as it is; `sigma` decides otherwise"
     elif found.sigma > HIGHEST_SIGMA:
         found.note = f"more than the model was made for: restored with `sigma` {HIGHEST_SIGMA:g}"
+    else:
+        found.note = "white noise: its neighbours are not correlated"
     return found
+
+
+def camera_noise(pixels: np.ndarray, iso: int | None = None) -> Finding:
+    """For a model of camera noise, whatever kind there is: its level, or that there is nothing to remove."""
+    if drawn := kind.drawing(pixels):
+        return Finding(nothing=f"{drawn}: left as it is; `sigma` decides otherwise", task="real")
+    measured = measure(pixels)
+    if measured is None:
+        return Finding(nothing="too small to find noise in: left as it is; `sigma` decides otherwise", task="real")
+    white = estimate.estimate_sigma(pixels) or 0.0
+    if measured.rms < CLEAN_RMS and white < CLEAN_SIGMA:
+        return Finding(measured.rms, nothing="no noise found: left as it is; `sigma` decides otherwise", task="real")
+    return _camera(measured, iso)
+
+
+def _camera(measured: Noise, iso: int | None) -> Finding:
+    said = f"camera noise: its neighbours are correlated, {measured.correlation:.2f}" + (f"; ISO {iso}" if iso else "")
+    return Finding(sigma=measured.rms, note=said, task="real")
+
+
+def mosaic(pixels: np.ndarray) -> Finding:
+    """For demosaicing. pixels: as the file has them."""
+    if kind.mosaic_pattern(pixels):
+        return Finding()
+    one = pixels[..., 0]
+    if pixels.shape[-1] == 3 or (min(one.shape) >= 16 > 0 and kind.steps(one) < kind.ORDINARY_STEPS):
+        return Finding(nothing="an ordinary picture, not a Bayer mosaic")
+    return Finding()
 
 
 def compression(pixels: np.ndarray, jpeg_tables: dict[int, list[int]] | None = None) -> Finding:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import BAYER_PATTERNS, PAPER_PATTERN, SMALLEST_TILE, TASKS, ModelConfig, Options, check_pattern
+from ..config import BAYER_PATTERNS, LUMA, PAPER_PATTERN, SMALLEST_TILE, TASKS, ModelConfig, Options, check_pattern
 from ..degrade import bayer_masks, bayer_mosaic
 from ..errors import DaglError, UsageError, unknown
 from ..nn.model import DAGL
@@ -60,8 +60,7 @@ class Restorer:
         if self.config.task == "demosaic":
             return self._mosaic(bayer_mosaic(x.expand(3, -1, -1)[None], pattern)[0], pattern, progress)
         run = tiling.ensemble_x8(self._network(sigma)) if self.options.ensemble else self._network(sigma)
-        restored = self._tiled(run, x, progress)
-        return (x.lerp(restored, self.options.strength) if self.options.strength < 1 else restored).clamp_(0, 1)
+        return _blended(x, self._tiled(run, x, progress), self.options).clamp_(0, 1)
 
     def _mosaic(self, mosaic: Tensor, pattern: str, progress: Tick | None) -> Tensor:
         """(3, H, W) with the samples that were not measured at 0; with the ensemble in its 8 turns."""
@@ -130,6 +129,15 @@ class Restorer:
             self.warn("out of memory even with small tiles: going on with `device` cpu")
         else:
             raise DaglError("out of memory with the smallest tiles on the CPU: close other programs")
+
+
+def _blended(x: Tensor, restored: Tensor, options: Options) -> Tensor:
+    """As much of the restored picture as the user wants, of its luma and of its colours. Both (C, H, W)."""
+    if options.strength == options.luma == options.chroma == 1:
+        return restored
+    change = restored - x
+    luma = change if len(x) == 1 else (change * torch.tensor(LUMA).view(3, 1, 1)).sum(0, keepdim=True)
+    return x + options.strength * (options.luma * luma + options.chroma * (change - luma))
 
 
 def first_tile(config: ModelConfig, options: Options) -> tuple[int, int]:

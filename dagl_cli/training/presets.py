@@ -171,7 +171,7 @@ _RELEASE: dict[str, Any] = dict(
 _RELEASE_BY_TASK: dict[str, dict[str, Any]] = {
     "denoise": dict(channels=1, sigma=25.0, model={"noise_map": False}, steps=1_300_000, halve_every=200_000),
     "dejpeg": dict(channels=1, steps=1_600_000, halve_every=300_000),
-    "real": dict(batch=64, steps=1_300_000, halve_every=30_000),
+    "real": dict(batch=64, model={"noise_map": False}, steps=1_300_000, halve_every=30_000),
     "demosaic": dict(lr=2e-4, steps=1_500_000, halve_every=200_000, loss="l1"),
 }
 """Steps are epochs of 1000; from the defaults of each task's option.py (real: DN_Real). Demosaic uses L1."""
