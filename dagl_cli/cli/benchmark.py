@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -586,6 +586,7 @@ def _table_2(
     from ..measuring import methods
     from ..measuring.cases import PUBLISHED
     from ..measuring.dnd import submit
+    from ..restoring.api import restore
     from ..restoring.restorer import load_model
     from ..store import weights
 
@@ -597,15 +598,20 @@ def _table_2(
         Console().print(shown)
         raise UsageError("--table 2 needs --dnd: the clean images are secret, so a submission is all that can be made")
     restorer = load_model("real", 3, model=methods.of_run(model), options=options, warn=say)
-    if restorer.config.noise_map or restorer.config.channels != 3:
-        raise UsageError(f"--model {restorer.name} is not a blind colour model: --table 2 needs one")
+    if restorer.config.channels != 3:
+        raise UsageError(f"--model {restorer.name} is not a colour model: --table 2 needs one")
     path = weights.resolve(methods.of_run(model), "real", 3, offline=options.offline)
     settings = asdict(methods.settings(restorer, path))
     columns = (TextColumn("DND"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with bars(*columns, quiet=quiet) as bar:
         step = bar.add_task("DND")
         files = submit(
-            dnd, output, restorer, settings, limit, lambda done, total: bar.update(step, completed=done, total=total)
+            dnd,
+            output,
+            partial(restore, task="real", model=restorer),
+            settings,
+            limit,
+            lambda done, total: bar.update(step, completed=done, total=total),
         )
     if not quiet:
         say(f"{output}: {len(files)} files (settings.json is not part of it), to be handed in as sRGB results")

@@ -8,7 +8,7 @@ import typer
 
 from ..config import check_sigma
 from .boundary import app
-from .options import Chroma, Inputs, Luma, Output, Restoring, Strength, Suffix, flat
+from .options import Chroma, Inputs, Luma, Output, Restoring, Strength, Suffix, by_environment, flat
 from .run import run
 
 
@@ -28,6 +28,8 @@ def denoise(
     chroma: Chroma = 1.0,
 ) -> None:
     """Remove noise: white or of a camera, which is found out, at an estimated level or a known one (--sigma)."""
+    if real and by_environment(context, "sigma"):  # meant for white noise
+        sigma = None
     if sigma is not None:
         check_sigma(sigma)
     options = restoring.options(strength=strength, luma=luma, chroma=chroma)

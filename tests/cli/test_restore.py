@@ -324,7 +324,6 @@ def test_variables_give_way_where_they_do_not_fit(monkeypatch: pytest.MonkeyPatc
     for name, setting in (("SIGMA", "25"), ("JSON", "1"), ("TILE", "128"), ("OVERLAP", "8"), ("DEVICE", "x")):
         monkeypatch.setenv(f"DAGL_{name}", setting)
     assert json.loads(dagl("denoise", "--real", "in.png", "out.png", "--device", "cpu")[0])["files"][0]["sigma"] is None
-    assert "--real is blind" in refused("denoise", "--real", "--sigma", 25, "in.png", "new.png")
     assert "--json and an image" in refused("dejpeg", "in.png", "-", "--json", "--device", "cpu")
     dagl("dejpeg", "in.png", "-", "--device", "cpu")
     assert "--dataset, --table or --figure" in refused("benchmark", "--device", "cpu")  # and nothing about tiles
@@ -373,7 +372,6 @@ def test_flags_that_make_no_sense(flags: list[str]) -> None:
 
 def test_more_usage() -> None:
     picture("in.png")
-    assert "--real is blind" in refused("denoise", "--real", "--sigma", 5, "in.png")
     assert "--pattern XXXX is unknown: choose one of RGGB" in refused("demosaic", "--pattern", "XXXX", "in.png")
     assert "Missing argument" in refused("dejpeg")
     assert "made for demosaic, not for dejpeg" in refused("dejpeg", "--model", "demosaic-color", "in.png")
