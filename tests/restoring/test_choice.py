@@ -60,7 +60,13 @@ def added(source: Path, target: Path) -> int:
     ],
 )
 def test_denoise_tells_the_kinds_of_noise_apart(
-    rms: float, correlation: float, white: float, shift: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rms: float,
+    correlation: float,
+    white: float,
+    shift: int,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     measured(monkeypatch, rms, correlation, white)
     source, target = write(tmp_path / "in.png", photo()), tmp_path / "out.png"
