@@ -125,6 +125,8 @@ class FileRestorer:
         Raises UsageError or WeightsError for what no file can be restored with, else another DaglError.
         """
         case = self._read(source, name)
+        if self.task != "restore":  # what no file can be restored with ends the batch, before anything is written
+            self.restorer(case.pixels.shape[-1])
         if isinstance(target, Path):
             _make_folder(target.parent)
         images.check_target(case.picture, target, overwrite=overwrite, strip_metadata=self.strip_metadata)

@@ -54,7 +54,7 @@ def noise(pixels: np.ndarray, iso: int | None = None) -> Finding:
     """
     found = Finding(sigma=estimate.estimate_sigma(pixels), task="denoise")
     if drawn := kind.drawing(pixels):
-        found.sigma, found.nothing = None, f"{drawn}: left as it is; `sigma` decides otherwise"
+        found.sigma, found.nothing = 0.0, f"{drawn}: left as it is; `sigma` decides otherwise"
         return found
     measured = measure(pixels)
     if (
@@ -77,14 +77,13 @@ def noise(pixels: np.ndarray, iso: int | None = None) -> Finding:
 def camera_noise(pixels: np.ndarray, iso: int | None = None) -> Finding:
     """For a model of camera noise, whatever kind there is: its level, or that there is nothing to remove."""
     if drawn := kind.drawing(pixels):
-        return Finding(nothing=f"{drawn}: left as it is; `sigma` decides otherwise", task="real")
-    measured = measure(pixels)
-    if measured is None:
+        return Finding(0.0, nothing=f"{drawn}: left as it is; `sigma` decides otherwise", task="real")
+    measured, white = measure(pixels), estimate.estimate_sigma(pixels)
+    if white is None:
         return Finding(nothing="too small to find noise in: left as it is; `sigma` decides otherwise", task="real")
-    white = estimate.estimate_sigma(pixels) or 0.0
-    if measured.rms < CLEAN_RMS and white < CLEAN_SIGMA:
-        return Finding(measured.rms, nothing="no noise found: left as it is; `sigma` decides otherwise", task="real")
-    return _camera(measured, iso)
+    if white < CLEAN_SIGMA and (measured is None or measured.rms < CLEAN_RMS):
+        return Finding(white, nothing="no noise found: left as it is; `sigma` decides otherwise", task="real")
+    return _camera(measured, iso) if measured else Finding(white, task="real")
 
 
 def _camera(measured: Noise, iso: int | None) -> Finding:

@@ -7,6 +7,8 @@ import scipy.ndimage
 
 from ..config import BAYER_PATTERNS, LUMA
 
+SMALLEST = 32
+"""Side in pixels below which a picture's kind is not judged."""
 ORDINARY_STEPS = 0.85
 """In pictures neighbours differ by less than this share of what the next but one do (Set12, BSD68, LIVE1, Classic5,
 Kodak24, McMaster18: 0.56 to 0.82); in Bayer mosaics of Kodak24 and McMaster18 by 0.95 to 7.7 times that."""
@@ -15,10 +17,12 @@ MOSAIC_STEPS = 1.03
 
 
 def drawing(pixels: np.ndarray) -> str | None:
-    """What a picture is instead of a photograph: 'black', 'two tones', 'a page' or 'a drawing', in a few words.
+    """What a picture is instead of a photograph: black, two tones, a page or a drawing, in a few words; None.
 
     Their grain is meant (dithers, halftones), or paper's; a denoiser would smear it.
     """
+    if min(pixels.shape[:2]) < SMALLEST:
+        return None
     gray = pixels[..., 0] if pixels.shape[-1] == 1 else pixels @ np.array(LUMA, np.float32)
     share = np.bincount((255 * gray.clip(0, 1) + 0.5).astype(np.uint8).ravel(), minlength=256) / gray.size
     black, white = share[:13].sum(), share[-13:].sum()
