@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -583,6 +583,8 @@ def _table_2(
     dnd: Path | None, output: Path, model: str | None, options: Options, limit: int | None, quiet: bool
 ) -> None:
     """Table 2's numbers come from the benchmark's server; this writes what it takes."""
+    from torch import Tensor
+
     from ..measuring import methods
     from ..measuring.cases import PUBLISHED
     from ..measuring.dnd import submit
@@ -602,13 +604,19 @@ def _table_2(
         raise UsageError(f"--model {restorer.name} is not a colour model: --table 2 needs one")
     path = weights.resolve(methods.of_run(model), "real", 3, offline=options.offline)
     settings = asdict(methods.settings(restorer, path))
+
+    def restored(crop: Tensor) -> Tensor:
+        result = restore(crop, "real", model=restorer)
+        assert isinstance(result, Tensor)
+        return result
+
     columns = (TextColumn("DND"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with bars(*columns, quiet=quiet) as bar:
         step = bar.add_task("DND")
         files = submit(
             dnd,
             output,
-            partial(restore, task="real", model=restorer),
+            restored,
             settings,
             limit,
             lambda done, total: bar.update(step, completed=done, total=total),

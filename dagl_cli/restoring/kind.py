@@ -36,8 +36,8 @@ def drawing(pixels: np.ndarray) -> str | None:
         if ink.any() and scipy.ndimage.binary_opening(ink, np.ones((9, 9))).sum() < 0.3 * ink.sum():  # strokes are thin
             return "a page: text or line art on paper"
     levels = (255 * pixels + 0.5).astype(np.uint8)
-    inside = (levels > 2).any(-1) & (levels < 253).any(-1)  # what is burnt out or black is even in photographs too
-    even = ((levels[:, 1:] == levels[:, :-1]).all(-1) & inside[:, 1:]).sum() / max(1, inside[:, 1:].sum())
+    inside = np.any(levels > 2, -1) & np.any(levels < 253, -1)  # what is burnt out or black is even in photographs too
+    even = (np.all(levels[:, 1:] == levels[:, :-1], -1) & inside[:, 1:]).sum() / max(1, inside[:, 1:].sum())
     return "a drawing or screenshot: even areas" if even > 0.6 else None
 
 

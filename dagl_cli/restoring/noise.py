@@ -48,14 +48,13 @@ class NoiseMeter(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(COUNT))
-        self.register_buffer("deviation", torch.ones(COUNT))
+        self.mean, self.deviation = nn.Buffer(torch.zeros(COUNT)), nn.Buffer(torch.ones(COUNT))
         self.layers = nn.Sequential(
             nn.Linear(COUNT, 32), nn.SiLU(), nn.Linear(32, 32), nn.SiLU(), nn.Linear(32, 2)
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers((x - self.mean) / self.deviation)  # type: ignore[no-any-return]
+        return self.layers((x - self.mean) / self.deviation)
 
 
 COUNT = 2 * len(BANDS) * len(SHARES) + 2 * 3 + 1

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from ..images import raw
+from ..images.colour import srgb_decode, srgb_encode
 from .restorer import Restorer
 
 PART = 512
@@ -22,11 +23,11 @@ def noise_rms(negative: raw.Raw, demosaic: Restorer) -> float:
     height, width = (min(PART, n) // 2 * 2 for n in negative.mosaic.shape)
     top, left = ((n - side) // 4 * 2 for n, side in zip(negative.mosaic.shape, (height, width)))
     mosaic = negative.mosaic[top : top + height, left : left + width]
-    light = raw.srgb_decode(mosaic)
+    light = srgb_decode(mosaic)
     cells = np.tile(negative.noise, (height // 2, width // 2, 1))  # (height, width, 2)
     deviation = np.sqrt(cells[..., 0] * light + cells[..., 1])
     again = light + deviation * np.random.default_rng(0).standard_normal(light.shape)
-    noisy = raw.srgb_encode(again.clip(0, 1)).astype(np.float32)
+    noisy = srgb_encode(again.clip(0, 1)).astype(np.float32)
     first, second = (
         raw.develop(
             demosaic(torch.from_numpy(m.copy())[None], pattern=negative.pattern).permute(1, 2, 0).numpy(), negative

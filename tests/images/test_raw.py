@@ -380,7 +380,8 @@ def test_two_raw_files_of_one_name(tmp_path, monkeypatch):
 def test_other_commands_name_the_remedy(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = saved(tmp_path / "a.dng", dng(exposed(scene())))
-    assert refused("denoise", path, code=1) == f"Error: {path} is a camera raw file: run `dagl demosaic` on it first\n"
+    remedy = "run `dagl restore` or `dagl demosaic` on it"
+    assert refused("denoise", path, code=1) == f"Error: {path} is a camera raw file: {remedy}\n"
     assert not (tmp_path / "a_denoised.tif").exists()
 
 

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers import ROOT, saved, tiny
 from PIL import Image
 
 from dagl_cli.config import Options
 from dagl_cli.errors import DaglError, UsageError
-from dagl_cli.restoring import guard
+from dagl_cli.restoring import estimate, guard
 from dagl_cli.restoring.file import FileRestorer
 from dagl_cli.restoring.noise import Noise
 from dagl_cli.restoring.restorer import Restorer
@@ -43,7 +44,7 @@ def write(path: Path, levels: np.ndarray, **options: object) -> Path:
 
 def measured(monkeypatch: pytest.MonkeyPatch, rms: float, correlation: float, white: float = 0.2) -> None:
     monkeypatch.setattr(guard, "measure", lambda pixels: Noise(rms, correlation))
-    monkeypatch.setattr(guard.estimate, "estimate_sigma", lambda pixels: white)
+    monkeypatch.setattr(estimate, "estimate_sigma", lambda pixels: white)
 
 
 def added(source: Path, target: Path) -> int:
@@ -146,16 +147,15 @@ def test_demosaic_with_denoise_removes_noise_afterwards(tmp_path: Path, monkeypa
 
 
 def test_luma_and_chroma_share_the_change() -> None:
-    import torch
 
     x = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0)) * 0.5 + 0.2
     model = tiny("dejpeg", 3, graph=False)
-    torch.nn.init.constant_(model.conv_out.bias, 0.0)
-    with torch.no_grad():
-        model.conv_out.bias[: len(model.conv_out.bias) // 3] = 0.1  # red grows
+    bias = model.conv_out.get_parameter("bias")
+    torch.nn.init.zeros_(bias)
+    torch.nn.init.constant_(bias[: len(bias) // 3], 0.1)  # red grows
 
-    def change(**shares: float) -> torch.Tensor:
-        return (Restorer(model, Options(**shares))(x) - x).mean((1, 2))
+    def change(luma: float = 1.0, chroma: float = 1.0) -> torch.Tensor:
+        return (Restorer(model, Options(luma=luma, chroma=chroma))(x) - x).mean((1, 2))
 
     weights_of_luma = torch.tensor([0.299, 0.587, 0.114])
     whole = change()

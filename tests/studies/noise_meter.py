@@ -79,7 +79,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    training, held_out = photos.split(sorted(p for p in arguments.photos.iterdir() if images.is_image_path(p)))
+    training, held_out = photos.hold_out(sorted(p for p in arguments.photos.iterdir() if images.is_image_path(p)))
     x, truth = examples(training, arguments.examples, 1)
     tests, expected = examples(held_out, arguments.examples // 10, 2)
     meter = NoiseMeter()

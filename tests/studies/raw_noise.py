@@ -24,7 +24,7 @@ from torch import Tensor
 from dagl_cli import images
 from dagl_cli.config import Options
 from dagl_cli.degrade import bayer_masks
-from dagl_cli.images.raw import srgb_decode, srgb_encode
+from dagl_cli.images.colour import srgb_decode, srgb_encode
 from dagl_cli.measuring.metrics import psnr
 from dagl_cli.restoring import noise, restorer
 from dagl_cli.training import camera, photos
@@ -43,7 +43,7 @@ def main() -> None:
     options = Options(precision="bf16")
     demosaic = restorer.load_model("demosaic", 3, options=options)
     real = restorer.load_model("real", 3, model=arguments.real, options=options)
-    held_out = photos.split(sorted(p for p in arguments.photos.iterdir() if images.is_image_path(p)))[1]
+    held_out = photos.hold_out(sorted(p for p in arguments.photos.iterdir() if images.is_image_path(p)))[1]
     print("| shot | read | none | told | estimated | clean |\n|---|---|---|---|---|---|")
     for shot in SHOTS:
         read = math.exp(2.18 * math.log(shot) + 1.2)
@@ -61,7 +61,7 @@ def compare(
     """The columns, for a scene (3, H, W), sRGB, even sides."""
     random = np.random.default_rng(seed)
     exposure = dataclasses.replace(camera.Camera.random(random), shot=shot, read=read, pattern="GRBG")
-    masks = bayer_masks(*scene.shape[1:], "GRBG")
+    masks = bayer_masks(scene.shape[1], scene.shape[2], "GRBG")
     gains = torch.from_numpy(GAINS).view(3, 1, 1)
     light = ((torch.from_numpy(srgb_decode(scene.numpy())).float() / gains) * masks).sum(0, keepdim=True)
     noisy = camera.expose(light, exposure, random)[0].numpy()
