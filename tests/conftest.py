@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import skips
 import torch
 from helpers import SHIFT, saved, scene, small_photos, tiny
 from PIL import Image
@@ -15,6 +16,35 @@ from dagl_cli.restoring import estimate
 from dagl_cli.store import weights
 
 torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Skips())
+
+
+class Skips:
+    """Fails the run where a skip is not in the list of `skips.py`."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.note(report)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        self.note(report)
+
+    def note(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        if report.skipped and isinstance(report.longrepr, tuple):  # not what is expected to fail
+            self.reasons.append(report.longrepr[2].removeprefix("Skipped: "))
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if skips.unexpected(self.reasons):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        for reason in skips.unexpected(self.reasons):
+            terminalreporter.write_line(f"skipped, and not allowed to be (tests/skips.py): {reason}", red=True)
 
 
 @pytest.fixture(scope="module")

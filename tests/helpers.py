@@ -31,15 +31,17 @@ SHIFT = 10
 RELEASES = {"denoise": "DN_Gray", "real": "DN_Real", "demosaic": "Demosaic", "dejpeg": "DN_Gray"}
 
 
-def shared(path: str) -> Path:
-    """A file or folder of the shared data; skips the calling test if it is absent.
+def shared_root() -> Path:
+    """Where the shared data is looked for: in $DAGL_SHARED, then beside the repository in ../shared."""
+    return Path(os.environ.get("DAGL_SHARED") or ROOT.parent / "shared")
 
-    The data is looked for in $DAGL_SHARED, then beside the repository in ../shared.
-    """
-    root = Path(os.environ.get("DAGL_SHARED") or ROOT.parent / "shared")
-    if not (root / path).exists():
-        pytest.skip(f"needs {root / path}: set DAGL_SHARED to the folder of the shared reference data")
-    return root / path
+
+def shared(path: str) -> Path:
+    """A file or folder of the shared data; skips the calling test if it is absent."""
+    found = shared_root() / path
+    if not found.exists():
+        pytest.skip(f"needs {found}: set DAGL_SHARED to the folder of the shared reference data")
+    return found
 
 
 def parity(name: str) -> Path:
