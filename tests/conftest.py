@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import skips
 import torch
-from helpers import SHIFT, saved, scene, small_photos, tiny
+from helpers import SHIFT, TOY_SIZES, saved, scene, small_photos, tiny, toy_picture
 from PIL import Image
 
+from dagl_cli.measuring import cases, datasets
+from dagl_cli.measuring.cases import Published
 from dagl_cli.restoring import estimate
 from dagl_cli.store import weights
 
@@ -111,3 +116,48 @@ def scenes(tmp_path: Path) -> Path:
     for i in range(4):
         Image.fromarray(scene(i)).save(tmp_path / f"photo{i}.png")
     return tmp_path
+
+
+@pytest.fixture
+def sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the sets 'Toy' (gray) and 'Toy-color' in the registry's place, and an empty cache."""
+    entries = {}
+    for name, channels in (("Toy", 1), ("Toy-color", 3)):
+        files = []
+        for i, size in enumerate(TOY_SIZES, 1):
+            buffer = io.BytesIO()
+            Image.fromarray(toy_picture(*size, channels).squeeze()).save(buffer, "PNG")
+            path = tmp_path / "sets" / name / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(buffer.getvalue())
+            digest = hashlib.sha256(buffer.getvalue()).hexdigest()
+            files.append(datasets.File(path.name, path.stat().st_size, digest))
+        entries[name] = datasets.Dataset(name, "a toy", channels, tuple(files), "some/body", "0" * 40, name)
+    entries["Real"] = replace(entries["Toy-color"], name="Real", clean=False)
+    monkeypatch.setattr(datasets, "DATASETS", entries)
+    levels = (
+        {"dataset": "Toy", "task": "denoise", "level": s, "methods": {"BM3D": [2, 0.2], "DAGL": [3, 0.3]}}
+        for s in (15.0, 25.0)
+    )
+    ablation = [
+        {"dataset": "Toy", "task": "denoise", "level": 25.0, "variant": v, "methods": {"DAGL": [3, None]}} for v in "12"
+    ]
+    empty = Published("nothing", [])
+    monkeypatch.setattr(
+        cases,
+        "PUBLISHED",
+        {
+            "table 1": Published("Toys", list(levels)), "table 3": empty, "table 4": empty,
+            "table 6": Published("Heads", ablation),
+        },
+    )  # fmt: skip
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("DAGL_DATASETS_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(datasets, "WAITS", ())
+    return tmp_path / "sets"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return saved(tmp_path / "toy.safetensors", tiny(shift=0.01, graph=False))

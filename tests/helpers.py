@@ -202,3 +202,25 @@ def same_weights(a: Path, b: Path) -> bool:
 
 def log_of(output: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+
+
+# --- tiny test sets --------------------------------------------------------------------------------------------------
+
+TOY_SIZES = [(48, 40), (32, 56), (40, 40)]
+"""Of the images of the fixture `sets`."""
+
+
+def toy_picture(height: int, width: int, channels: int) -> np.ndarray:
+    """Waves, (H, W, C) uint8."""
+    y, x, c = np.mgrid[:height, :width, :channels]
+    return (127 + 90 * np.sin(x / 5 + c) * np.cos(y / 7)).astype(np.uint8)
+
+
+def benchmark(*arguments: object) -> Any:
+    return CliRunner().invoke(app, ["benchmark", *map(str, arguments)])
+
+
+def measured_rows(result: Any) -> list[dict[str, Any]]:
+    """The rows that a successful `benchmark(..., "--json")` printed."""
+    assert result.exit_code == 0, result.stderr
+    return list(json.loads(result.stdout)["rows"])

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,7 +33,10 @@ from .datasets import DataDir, fetch
 from .options import Json, Quiet, Running, a_path, by_environment, flat
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..measuring.cases import Case
+    from ..measuring.figures import Box
     from ..measuring.measure import Cache, Measurement
     from ..measuring.methods import Method
 
@@ -98,6 +101,22 @@ class Outputs:
 
 
 @dataclass(frozen=True)
+class Pictures:
+    """What is to be seen of the results."""
+
+    save_images: Annotated[Path | None, _file("Folder for every restored image; so everything is restored again.")] = (
+        None
+    )
+    figure_at: Annotated[
+        list[str] | None,
+        typer.Option(metavar="X,Y,W,H", help="A figure of one image with this place enlarged, to -o; repeatable."),
+    ] = None
+    output: Annotated[
+        Path | None, _file("PNG of --figure-at; with --table 2, folder of the submission.", "-o", "--output")
+    ] = None
+
+
+@dataclass(frozen=True)
 class Gate:
     """When a run counts as failed."""
 
@@ -114,6 +133,7 @@ def benchmark(
     wanted: Wanted,
     running: Running,
     outputs: Outputs,
+    pictures: Pictures,
     gate: Gate,
     model: Annotated[
         list[str] | None,
@@ -138,9 +158,6 @@ def benchmark(
     tiling: Annotated[str | None, typer.Option(help="blend, chop or whole; default: the protocol's.")] = None,
     data_dir: DataDir = None,
     dnd: Annotated[Path | None, typer.Option(parser=a_path, help="Folder of the DND data, for --table 2.")] = None,
-    output: Annotated[
-        Path, typer.Option("-o", "--output", parser=a_path, help="Folder for the DND submission.")
-    ] = Path("dnd"),
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Measure again what was measured before.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -162,11 +179,12 @@ def benchmark(
             "--dataset": wanted.dataset, "--task": wanted.task, "--sigma": wanted.sigma, "--quality": wanted.quality,
             "--seed": wanted.seed, "--compare": compare, "--protocol": protocol != "paper",
             "--tolerance": gate.tolerance is not None, "--json": as_json and not by_environment(context, "as_json"),
-            "a second --model": chosen[1:], **outputs.given(),
+            "a second --model": chosen[1:], "--save-images": pictures.save_images, "--figure-at": pictures.figure_at,
+            **outputs.given(),
         }  # fmt: skip
         if unused := [flag for flag, given in others.items() if given]:
             raise UsageError(f"{', '.join(unused)}: not for --table 2, whose result is a folder to hand in")
-        return _table_2(dnd, output, chosen[0], options, wanted.limit, quiet)
+        return _table_2(dnd, pictures.output or Path("dnd"), chosen[0], options, wanted.limit, quiet)
     _check_outputs(outputs, data_dir)
     if data_dir is not None and not data_dir.is_dir():
         raise UsageError(f"--data-dir {data_dir}: no such folder")
@@ -174,14 +192,18 @@ def benchmark(
     title, cases = _published(wanted) if wanted.table or wanted.figure else _chosen(wanted)
     if len(wanted.seed or ()) > 1 and not any(case.random for case in cases):
         raise UsageError("--seed given several times is for noise: nothing is random here")
+    boxes = _boxes(pictures, cases, wanted.limit)
+    _check_folder(pictures.save_images, cases, data_dir)
     variants = _variants(wanted.table, models, model)
     methods = _methods(chosen, compare or [], variants, options)
     run = Run(
         cases, methods, data_dir or datasets.default_folder(), protocol, wanted.seed or [1], wanted.limit,
-        None if no_cache else Cache(cache_path()), quiet,
+        None if no_cache else Cache(cache_path()), quiet, pictures.save_images, boxes,
     )  # fmt: skip
     failed = run.measure(variants, fetching=data_dir is None and not options.offline)
     _write(title, run, outputs, as_json)
+    if pictures.output is not None and run.rows:
+        _draw(run, pictures.output)
     if failed:
         raise typer.Exit(failed.exit_code)
     if gate.tolerance is not None:
@@ -227,6 +249,34 @@ def _check_flags(wanted: Wanted, gate: Gate, models: Path | None, dnd: Path | No
         raise UsageError("--reference needs --tolerance")
     if gate.tolerance is not None and gate.reference is None and wanted.limit is not None:
         raise UsageError("--tolerance with --limit needs a --reference of the same --limit: the paper's are whole sets")
+
+
+def _boxes(pictures: Pictures, cases: list[Case], limit: int | None) -> list[Box]:
+    """The places of a figure. Raises UsageError where it cannot be drawn."""
+    from ..measuring import figures
+
+    if not pictures.figure_at:
+        if pictures.output is not None:
+            raise UsageError("--output is for --figure-at and --table 2")
+        return []
+    if pictures.output is None:
+        raise UsageError("--figure-at needs -o: the PNG to write")
+    if len(cases) != 1 or len(cases[0].samples(limit)) != 1:
+        raise UsageError("--figure-at shows one image at one level: choose it by --image, --sigma or --quality")
+    figures.check_target(pictures.output)
+    return [figures.Box.parse(text) for text in pictures.figure_at]
+
+
+def _check_folder(folder: Path | None, cases: list[Case], data_dir: Path | None) -> None:
+    """Raises UsageError where images would be saved among those that are measured."""
+    if folder is None:
+        return
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--save-images {folder} is a file: name a folder")
+    places = [data_dir, *(case.dataset.place for case in cases)]
+    for place in places:
+        if place not in (None, Path()) and place.resolve() in (folder.resolve(), *folder.resolve().parents):
+            raise UsageError(f"--save-images {folder} is in {place}, where nothing is written: choose another folder")
 
 
 def _check_outputs(outputs: Outputs, data_dir: Path | None) -> None:
@@ -378,6 +428,8 @@ class Run:
     limit: int | None
     cache: Cache | None
     quiet: bool
+    save_images: Path | None
+    boxes: list[Box]
 
     def __post_init__(self) -> None:
         self.rows: list[Measurement] = []
@@ -404,6 +456,8 @@ class Run:
         lacking = self.fetch() if fetching else self.missing()
         failed = failed or next(iter(lacking.values()), None)
         jobs = [(case, method) for case, method in jobs if case.dataset.name not in lacking]
+        if self.boxes and jobs:
+            self.check_boxes()
         self.say_cost(jobs)
         with self.progress(jobs) as step:
             for case, method in jobs:
@@ -421,10 +475,29 @@ class Run:
         def done(name: str) -> None:
             step(f"{case}, {method.name}: {name}")
 
-        row = measure(case, method, self.folder, self.protocol, self.seeds, self.limit, self.cache, done)
+        see = None if self.save_images is None else partial(self.save, self.save_images, case, method)
+        row = measure(case, method, self.folder, self.protocol, self.seeds, self.limit, self.cache, done, see)
         self.rows.append(row)
         if not self.quiet:
             say(f"{case}, {method.name}: {row.mean('psnr'):.2f} dB (input {row.mean('input_psnr'):.2f})")
+
+    def save(
+        self, folder: Path, case: Case, method: Method, sample: datasets.Sample, seed: int, x: Tensor, depth: int
+    ) -> None:
+        """A result as FOLDER/CASE/METHOD/NAME.png, 8 or 16 bits as its clean file."""
+        from ..images import Image, write
+
+        level = "" if case.level is None else f"-{'sigma' if case.task == 'denoise' else 'quality'}{case.level:g}"
+        which = f"-{case.variant}" if case.variant else ""
+        seeds = f"-seed{seed}" if len(self.seeds) > 1 else ""
+        case_folder = folder / f"{case.dataset.name}{level}{which}{seeds}".replace("/", "-")
+        path = case_folder / method.name / sample.name
+        path = path if path.suffix == ".png" else path.with_name(f"{path.name}.png")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"--save-images {path.parent}: {error.strerror}: choose another folder") from None
+        write(Image(x.permute(1, 2, 0).numpy(), depth=depth), path, overwrite=True)
 
     def published(self) -> dict[str, tuple[datasets.Dataset, tuple[datasets.File, ...]]]:
         """The published sets that are needed, by name, and which of their files."""
@@ -463,6 +536,13 @@ class Run:
         )
         say(f"Error: {error}", "red")
         return dict.fromkeys(lacking, error)
+
+    def check_boxes(self) -> None:
+        """Raises UsageError for a place outside the image, before anything is measured."""
+        (case,) = self.cases
+        clean = datasets.load(case.dataset, case.samples(self.limit)[0], self.folder).clean
+        for place in self.boxes:
+            place.crop(clean)
 
     def say_cost(self, jobs: Sequence[tuple[Case, Method]]) -> None:
         """Before it starts: how many images, and about how long."""
@@ -558,6 +638,20 @@ def _print_certainty(means: list[str], differences: list[str]) -> None:
 
 def _console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+
+
+def _draw(run: Run, path: Path) -> None:
+    """The figure of the one case. Raises UsageError, DaglError."""
+    from ..measuring import figures
+
+    (case,) = run.cases
+    methods = [method for method in run.methods(case) if method.name != "input"]
+    if run.limit is not None:
+        case = replace(case, image=case.samples(run.limit)[0].name)
+    page = figures.figure(case, methods, run.boxes, run.folder, run.protocol, run.seeds[0])
+    figures.save(page, path, run.rows)
+    if not run.quiet:
+        say(f"Figure: {path}")
 
 
 def _check_released(rows: list[Measurement], ensemble: bool, quiet: bool) -> None:

@@ -266,8 +266,8 @@ def restored(method: Method, bad: Tensor, level: float | None, protocol: str, de
     return (result * top).round() / top if PROTOCOLS[protocol].rounding else result
 
 
-See = Callable[[Sample, int, Tensor], None]
-"""Called with a sample, a seed and what the method made of it, (C, H, W)."""
+See = Callable[[Sample, int, Tensor, int], None]
+"""Called with a sample, a seed, what the method made of it, (C, H, W), and the depth of the sample's file."""
 
 
 def measure(
@@ -311,7 +311,7 @@ def measure(
                     warm = True
                 figures, result = _measure_image(case, method, clean, bad, protocol, loaded.depth)
                 if see:
-                    see(sample, seed, result)
+                    see(sample, seed, result, loaded.depth)
                 if cache:
                     cache.add(key, figures)
             found.images.append(ImageFigures(**asdict(figures), name=sample.name, seed=seed))

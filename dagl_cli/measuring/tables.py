@@ -180,8 +180,12 @@ def latex(cases: Sequence[Case], rows: Sequence[Measurement]) -> str:
     It needs `\usepackage{booktabs}`. What is stated about the rows stands above it as comments.
     """
     columns = {name: cells for name, cells in grid(cases, rows).items() if name not in (DIFFERENCE, "input")}
+    published = {name for case in cases for name in case.published} | {"DAGL (paper)"}
     lines = []
     for i, case in enumerate(cases):
+        if any(row.key == case.key and row.count < row.of for row in rows):  # published figures are of whole sets
+            for name in published & columns.keys():
+                columns[name][i] = NOTHING
         ranks = [_ranks([cells[i][half] for cells in columns.values()]) for half in (0, 1)]
         cells = []
         for j, cell in enumerate(cells[i] for cells in columns.values()):
