@@ -28,6 +28,8 @@ RAW_FILES = "https://raw.githubusercontent.com"
 """Where GitHub gives out the files of a repository: HOST/OWNER/REPOSITORY/COMMIT/PATH."""
 LARGEST = 1024
 """Of any size in a configuration: files from elsewhere must not ask for endless networks."""
+DEEPEST = 256
+"""ResBlocks and stages in all; the paper has at most 43."""
 BLOCK = 8
 """Queries of graph 'gated' in a row and in a column that share one window of keys."""
 GRAPHS = {
@@ -116,11 +118,8 @@ class ModelConfig:
             raise UsageError(
                 f"features must be even where there are outer_blocks ({self.outer_blocks}), not {self.features}"
             )
-        total = self.blocks + self.stage_blocks * max(0, self.stages - 1) + 2 * self.outer_blocks
-        if total > LARGEST:
-            raise UsageError(
-                f"blocks, stage_blocks between stages and outer_blocks must be {LARGEST} at most, not {total}"
-            )
+        if self.depth > DEEPEST:
+            raise UsageError(f"ResBlocks and stages must be {DEEPEST} in all at most, not {self.depth}")
         if self.graph == "gated" and self.window < BLOCK * self.stride:
             raise UsageError(f"window must be at least {BLOCK} times stride, {BLOCK * self.stride}, not {self.window}")
         if (self.patch % 2 == 0 and self.graph != "gated") or self.stride > self.patch or self.stride % self.key_stride:
@@ -130,6 +129,12 @@ class ModelConfig:
     def on_pilot(self) -> bool:
         """Whether the stages stand behind the network and make its result better, instead of inside."""
         return self.graph == "gated"
+
+    @property
+    def depth(self) -> int:
+        """ResBlocks and stages in all."""
+        between = 0 if self.on_pilot else self.stage_blocks * max(0, self.stages - 1)
+        return self.blocks + between + 2 * self.outer_blocks + self.stages
 
     @property
     def multiple(self) -> int:

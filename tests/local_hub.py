@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,18 @@ FAULTS: dict[str, tuple[int, str]] = {
     "broken": (500, ""),
 }
 """Repositories of owner `faults` that always answer so: status, X-Error-Code."""
+LIES: dict[str, dict[str, str]] = {
+    "etag-path": {"ETag": '"../../../../../../victim"'},
+    "etag-linked": {"X-Linked-Etag": '"/tmp/victim"'},
+    "etag-none": {"ETag": ""},
+    "commit-path": {"X-Repo-Commit": "../../../../victim"},
+    "commit-short": {"X-Repo-Commit": "main"},
+    "commit-none": {"X-Repo-Commit": ""},
+    "size-huge": {"X-Linked-Size": "400000000"},
+    "size-endless": {"X-Linked-Size": "9" * 400},
+    "size-odd": {"X-Linked-Size": "-1"},
+}
+"""Repositories of owner `faults` that say this of every file."""
 
 
 class Hub(ThreadingHTTPServer):
@@ -89,14 +103,27 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
             return None
+        if name == "circle" or (name == "circle-later" and body):
+            self.send_response(307)
+            self.send_header("Location", self.path if name == "circle" else f"{self.server.url}{self.path}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return None
         if name == "corrupt" and weights:
             content = content[:-1] + bytes([content[-1] ^ 1])
         self.send_response(200)
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("ETag", f'"{etag}"')
-        self.send_header("Content-Length", str(size))
+        said = {} if body and name in ("bomb", "endless") else {"Content-Length": str(size)}
+        if body and name == "bomb":
+            said, content, size = {"Content-Encoding": "gzip"}, gzip.compress(bytes(2**26), 1), 2**26
+        said = {"X-Repo-Commit": COMMIT, "ETag": f'"{etag}"'} | said | (LIES.get(name, {}) if owner == "faults" else {})
+        for key, value in said.items():
+            self.send_header(key, value)
         self.end_headers()
-        if body and name == "stall" and weights:
+        if body and name == "endless":
+            with suppress(OSError):
+                for _ in range(2**20):
+                    self.wfile.write(bytes(2**16))
+        elif body and name == "stall" and weights:
             self.wfile.write(content[:1000])
             self.server.closing.wait(60)
         elif body:

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import RAW_FILES, ModelConfig
-from ..errors import DaglError, UsageError, WeightsError
+from ..errors import DaglError, UsageError, WeightsError, one_line, plain
 from ..files import replacing
 from ..nn.attention import fold_patches, same_padding
 from ..nn.model import DAGL
@@ -34,6 +34,7 @@ REPOSITORY = "jianzhangcs/DAGL"
 COMMIT = "7ebfe6cbfebfea21acd6e66a73a0b5ca9ed7f146"
 LICENCE = "none stated: for your own use only, do not pass it on"
 TRAINING_DATA = "as the authors state: DIV2K (camera noise: SIDD)"
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 LARGEST = 256 * 2**20
 """Bytes; a checkpoint has 23 to 31 million."""
 TIMEOUT = 10.0
@@ -123,7 +124,7 @@ def read(path: Path, task: str, member: str | None = None) -> bytes:
     except DaglError:
         raise
     except Exception as error:  # each kind of archive, and each way to compress it, fails in ways of its own
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise WeightsError(f"{path}: cannot be read ({reason}): download or copy it again") from None
 
 
@@ -156,26 +157,37 @@ def state_dict(content: bytes, name: str) -> dict[str, Tensor]:
 
     Raises WeightsError, also for what would take far more memory than a checkpoint of DAGL.
     """
-    if zipfile.is_zipfile(io.BytesIO(content)):
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if sum(info.file_size for info in archive.infolist()) > LARGEST:
-                raise WeightsError(f"{name}: unpacks to more than {LARGEST >> 20} MiB: this is no DAGL checkpoint")
     try:
+        if zipfile.is_zipfile(io.BytesIO(content)):
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                if sum(info.file_size for info in archive.infolist()) > LARGEST:
+                    raise WeightsError(f"{name}: unpacks to more than {LARGEST >> 20} MiB: this is no DAGL checkpoint")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             state: Any = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except WeightsError:
+        raise
     except Exception as error:  # the unpickler, the archive's reader and the tensors' constructors each have their own
-        reason = " ".join(str(error).split()).split(". ")[0][:160] or type(error).__name__
+        reason = one_line(error).split(". ")[0][:160]
         raise WeightsError(f"{name}: refused, it is not a plain PyTorch checkpoint of tensors ({reason})") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{name}: refused, it holds something else than a state dict of tensors")
     for key, value in state.items():
-        if value.layout != torch.strided or value.is_meta or value.is_quantized or not value.is_floating_point():
-            raise WeightsError(f"{name}: refused, '{key}' is not a plain tensor of floating-point numbers")
-        if not value.isfinite().all():
-            raise WeightsError(f"{name}: refused, '{key}' has values that are not finite: download or copy it again")
-    if sum(value.numel() for value in state.values()) * 4 > LARGEST:
+        shown = plain(str(key))[:80]
+        if value.layout != torch.strided or value.is_meta or value.dtype not in FLOATS:
+            raise WeightsError(f"{name}: refused, '{shown}' is not a plain tensor of floating-point numbers")
+        held = value.untyped_storage().nbytes() // value.element_size()
+        if value.numel() > held:  # a few numbers that are spread over a large shape
+            raise WeightsError(
+                f"{name}: refused, '{shown}' is {tuple(value.shape)}, {value.numel():,} numbers, and holds {held:,}"
+            )
+    if sum(value.numel() for value in state.values()) * 4 > LARGEST:  # before any is looked at: they may share memory
         raise WeightsError(f"{name}: refused, its tensors are far larger than those of a DAGL checkpoint")
+    for key, value in state.items():
+        if not value.isfinite().all():
+            raise WeightsError(
+                f"{name}: refused, '{plain(str(key))[:80]}' has values that are not finite: download or copy it again"
+            )
     return {str(key): value for key, value in state.items()}
 
 

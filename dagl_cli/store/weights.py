@@ -264,6 +264,8 @@ def load(path: Path) -> tuple[DAGL, dict[str, Any]]:
     from ..nn.model import DAGL
 
     found = _contents(path)
+    if len(found.tensors) < 4 * (found.config.depth - found.config.stages):  # before so many ResBlocks are made
+        raise WeightsError(f"{path} does not fit its own configuration: it lacks most of its tensors: {AGAIN}")
     try:
         with torch.device("meta"):
             model = DAGL(found.config)

@@ -5,7 +5,6 @@ The client reads its environment at import, so it runs in processes of its own, 
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import socket
@@ -14,10 +13,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 from helpers import ROOT, saved, tiny
-from local_hub import COMMIT, Hub, client, environment, outcomes
+from local_hub import COMMIT, LIES, Hub, client, environment, outcomes
 
 from dagl_cli.errors import UsageError
 from dagl_cli.store import card, hub
@@ -38,9 +36,11 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def server(published: Path) -> Iterator[Hub]:
     server = Hub()
-    for repository in ("good/model", "faults/cut", "faults/corrupt", "faults/redirect", "faults/stall"):
+    shapes = ("cut", "corrupt", "redirect", "stall", "circle", "circle-later", "endless", "bomb", *LIES)
+    for repository in ("good/model", *(f"faults/{name}" for name in shapes)):
         server.add(repository, published)
     server.files["good/empty"] = {"README.md": b"no weights"}
+    server.files["good/nested"] = {"manifest.json": b'{"files": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"}
     server.files["good/odd"] = {"manifest.json": b'{"files": {"../../x": {}}}'}
     yield server
     server.shutdown()
@@ -66,6 +66,17 @@ FAULTS = {
     "hub:faults/broken": "the Hub answers 500: try again later, or give a file with --model",
     "hub:faults/cut": "the download was cut off: run the command again",
     "hub:faults/corrupt": "the manifest says",
+    **{
+        f"hub:faults/{name}": "does not answer as a Hub does: check HF_ENDPOINT"
+        for name in LIES
+        if "size-h" not in name
+    },
+    "hub:faults/size-huge": "manifest.json has 400,000,000 bytes, dagl takes 8,388,608 at most",
+    "hub:faults/circle": "redirects without an end: check HF_ENDPOINT",
+    "hub:faults/circle-later": "cannot reach http://127.0.0.1",
+    "hub:faults/endless": "the Hub sends more than it said",
+    "hub:faults/bomb": "the Hub sends more than it said",
+    "hub:good/nested": "nested more than 32 deep",
     "hub:faults/portal": "does not answer as a Hub does: check HF_ENDPOINT, the proxy",
     "hub:good/empty": "no such file in the repository",
     "hub:good/odd": "not a manifest of dagl weights",
@@ -84,6 +95,22 @@ def test_every_fault_is_one_line_with_its_remedy(server: Hub, tmp_path: Path) ->
         assert outcome["seconds"] < 5, spec
     left = [path for path in tmp_path.rglob("*.safetensors") if path.exists()]
     assert left == [], "nothing damaged stays in the cache"
+    assert not [path for path in tmp_path.rglob("*") if "victim" in path.name or path.suffix == ".part"]
+    assert not list(tmp_path.parent.glob("*victim*"))
+
+
+def test_only_the_cache_is_cleaned(tmp_path: Path) -> None:
+    """A file of the cache that links to somewhere else is removed, what it links to is not."""
+    inside, outside = tmp_path / "models--a--b/blobs/0", tmp_path / "mine.txt"
+    for target, goes in ((inside, True), (outside, False)):
+        link = tmp_path / "models--a--b/snapshots" / COMMIT / NAME
+        for folder in (link.parent, inside.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        target.write_text("content")
+        link.symlink_to(target)
+        hub.discard(link)
+        assert not link.is_symlink()
+        assert target.exists() is not goes
 
 
 def test_fetched_checked_and_then_used_without_a_request(server: Hub, published: Path, tmp_path: Path) -> None:
@@ -116,10 +143,6 @@ def test_fetched_checked_and_then_used_without_a_request(server: Hub, published:
     assert path.read_bytes() == (published / NAME).read_bytes()
 
 
-@pytest.mark.skipif(
-    "tqdm_class" not in inspect.signature(huggingface_hub.hf_hub_download).parameters,
-    reason="huggingface_hub before 1.0 does not tell how far it is",
-)
 def test_a_download_that_stalls_is_given_up(server: Hub, tmp_path: Path) -> None:
     (outcome,) = outcomes(client(["hub:faults/stall"], environment(tmp_path, server.url, STALLED="1")))
     server.closing.set()

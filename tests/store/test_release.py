@@ -115,6 +115,14 @@ def test_a_wrong_conversion_is_found(gray: bytes, tmp_path: Path, monkeypatch: p
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
 
 
+def test_few_numbers_over_a_large_shape_are_refused(tmp_path: Path) -> None:
+    """Before any is read: they would take 4 TB."""
+    content = packed({"body.0.body.0.weight": torch.zeros(1).expand(10**12)})
+    assert len(content) < 2000
+    with pytest.raises(WeightsError, match=r"1,000,000,000,000 numbers, and holds 1$"):
+        release.convert(content, "denoise", tmp_path / "x.safetensors", "x.pt")
+
+
 def test_odd_tensors_are_refused_in_one_line(tmp_path: Path) -> None:
     state = {key: value.float() for key, value in checkpoint("denoise").items()}
     whole = torch.zeros(3, 3)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -79,6 +81,22 @@ def truncated(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
+def flipped(path: Path) -> None:
+    """In the last number."""
+    saved(path, tiny())
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+
+
+def rescaled(path: Path) -> None:
+    """A digit of the configuration, which fits the tensors as well."""
+    saved(path, tiny())
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b'\\"key_stride\\": 2', b'\\"key_stride\\": 1'))
+    assert path.read_bytes() != content
+
+
 FAILURES: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda p: None, "no such weight file"),
     "a folder": (lambda p: p.mkdir(), ": a folder; "),
@@ -98,7 +116,26 @@ FAILURES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "negative size": (remade(lambda s, m, c: c.update(features=-8)), "features must be 1-1024, not -8"),
     "an endless network": (remade(lambda s, m, c: c.update(blocks=10**7)), "blocks must be 0-1024"),
-    "a huge network": (remade(lambda s, m, c: c.update(features=1024, blocks=1024)), "lacks"),
+    "a huge network": (remade(lambda s, m, c: c.update(features=1024, blocks=250)), "lacks most of"),
+    "a product that is huge": (
+        remade(lambda s, m, c: c.update(blocks=1024, stages=1024, stage_blocks=1024)),
+        "must be 256 in all at most",
+    ),
+    "a product of widths": (remade(lambda s, m, c: c.update(heads=1024, embedding=1024, head_features=1024)), "shape"),
+    "a number for a flag": (remade(lambda s, m, c: c.update(noise_map=10**9)), "noise_map must be like False"),
+    "a fraction": (remade(lambda s, m, c: c.update(channels=1.0)), "channels must be like 1, not 1.0"),
+    "a list for a name": (remade(lambda s, m, c: c.update(task=["denoise"])), "task must be like 'denoise'"),
+    "not a number": (remade(lambda s, m, c: s["conv_out.bias"].fill_(torch.nan)), "has values that are not finite"),
+    "infinite": (remade(lambda s, m, c: s["conv_out.bias"].fill_(-torch.inf)), "has values that are not finite"),
+    "integers": (
+        remade(lambda s, m, c: s.update({k: v.int() for k, v in s.items()})),
+        "is of type I32, not of floating-point numbers",
+    ),
+    "steps in words": (remade(lambda s, m, c: m.update(info='{"step": "many"}')), "('many' is no int)"),
+    "no Unicode": (remade(lambda s, m, c: m.update(info='{"note": "\\ud800"}')), "configuration cannot be read"),
+    "one flipped bit": (flipped, "damaged: its contents are not those of the SHA-256 that it carries"),
+    "another scale": (rescaled, "damaged: its contents are not those of the SHA-256 that it carries"),
+    "an endless header": (lambda path: path.write_bytes((2**24).to_bytes(8, "little") + b"{" + b" " * 2**24), "larger"),
     "training is a number": (remade(lambda s, m, c: m.update(info='{"training": 5}')), "(5 is no dict)"),
     "runs are a number": (remade(lambda s, m, c: m.update(info='{"runs": 3}')), "configuration cannot be read"),
     "licence is a list": (remade(lambda s, m, c: m.update(info='{"licence": ["MIT"]}')), "(['MIT'] is no str)"),
@@ -225,6 +262,49 @@ def test_info_and_path(places: Path) -> None:
     assert "MIT" in told
     assert json.loads(dagl("info", str(path), "--json").stdout)["sha256"] == weights.sha256(path)
     assert dagl("info", "other").exit_code == 4
+
+
+def test_a_file_by_its_path_is_compared_with_what_is_known_of_it(places: Path) -> None:
+    """With the manifest beside it, else with the bundled file of that name, where it carries no digest itself."""
+    bundled = saved(places / "bundled" / "denoise-gray.safetensors", tiny())
+    dagl("manifest", str(bundled.parent))
+    path = places / "denoise-gray.safetensors"
+    saved(path, tiny(shift=1))
+    assert weights.resolve(str(path), "denoise", 1) == path, "a file of one's own, which its own digest vouches for"
+    metadata = {"format": weights.FORMAT, "config": json.dumps(tiny().config.to_dict())}
+    save_file(tiny(shift=1).state_dict(), path, metadata)
+    with pytest.raises(WeightsError, match=r"the manifest says .*: give it another name if it is not the bundled one"):
+        weights.resolve(str(path), "denoise", 1)
+    shutil.copy(path, renamed := places / "mine.safetensors")
+    assert weights.resolve(str(renamed), "denoise", 1) == renamed
+    dagl("manifest", str(places))
+    assert weights.resolve(str(renamed), "denoise", 1) == renamed
+    saved(renamed, tiny())
+    with pytest.raises(WeightsError, match=r"the manifest says .*: get it again, or `dagl weights manifest"):
+        weights.resolve(str(renamed), "denoise", 1)
+
+
+EVIL = "[/red]\x1b]0;owned\x07\x1b[2J a|b\nline two \u202e\x9b31m"
+"""Markup, escape sequences, a pipe, a line break, a turned line, a C1 control character."""
+
+
+def test_text_from_files_is_text(places: Path) -> None:
+    """On the terminal and in the card, whose tables stay tables."""
+    said = dict(licence=EVIL, training_data=EVIL, note=EVIL, command=EVIL, source=EVIL, step=3, minutes=1.5)
+    run = {"name": EVIL, "flags": EVIL, "minutes": 1, "steps": 2}
+    path = saved(places / "bundled" / "denoise-gray.safetensors", tiny(), **said, runs=[run])
+    told = [dagl("info", str(path)), dagl("list"), dagl("export", str(places / "out"), "--model", str(path))]
+    assert dagl("manifest", str(path.parent)).exit_code == 0
+    for result in told:
+        assert result.exit_code == 0, result.exception
+        assert all(line.isprintable() for line in (result.stdout + result.stderr).splitlines())
+    assert "[/red]" in told[0].stdout
+    for folder in (path.parent, places / "out"):
+        text = (folder / "README.md").read_text()
+        assert all(line.isprintable() for line in text.split("\n"))
+        tables = [line for line in text.split("\n") if line.startswith("|")]
+        assert {len(re.split(r"(?<!\\)\|", line)) for line in tables} == {9, 6}, "cells of the two tables"
+    assert json.loads(dagl("info", str(path), "--json").stdout)["licence"] == EVIL
 
 
 def test_verify_detects_one_flipped_bit(places: Path) -> None:

@@ -45,3 +45,7 @@ def test_pictures(tmp_path: Path) -> None:
         assert (tmp_path / f"{name}.jpg").stat().st_size > 10_000
         assert name == "real" or [float(x) for x in figures] in [pytest.approx(pair, abs=0.02) for pair in told]
     assert [name for name, *_ in rows] == ["denoise", "real", "dejpeg", "demosaic"]
+
+
+def test_damaged_files() -> None:
+    assert run("fuzz.py", "--count", 60).count(" 60 damaged, ") == 3
