@@ -133,8 +133,8 @@ class ModelConfig:
     @property
     def depth(self) -> int:
         """ResBlocks and stages in all."""
-        between = 0 if self.on_pilot else self.stage_blocks * max(0, self.stages - 1)
-        return self.blocks + between + 2 * self.outer_blocks + self.stages
+        with_blocks = self.stages if self.on_pilot else max(0, self.stages - 1)
+        return self.blocks + self.stage_blocks * with_blocks + 2 * self.outer_blocks + self.stages
 
     @property
     def multiple(self) -> int:
