@@ -34,7 +34,8 @@ BLOCK = 8
 """Queries of graph 'gated' in a row and in a column that share one window of keys."""
 GRAPHS = {
     "released": "the authors' released code: pruned edges stay in the softmax denominator (default)",
-    "paper": "Eq. 7-9: softmax over the neighbours only, edges below the threshold do not exist",
+    "paper": "Eq. 7-9 on the released embedding: softmax over the neighbours alone, edges below the threshold are none",
+    "equations": "Eq. 7-11 as printed: two 1x1 embeddings, patches compared as they are, heads that add to their input",
     "no-knn": "Table 5 'w/o THD': every node is a neighbour, no dynamic threshold",
     "no-attention": "Table 5 'w/o GAT': neighbours weighted by similarity, no softmax attention",
     "gated": "pixel-exact patches of the noisy picture, neighbours by a pilot estimate, a gate in their DCT",

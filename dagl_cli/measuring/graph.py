@@ -143,6 +143,8 @@ def _released(
         if part == row:
             keys = -(-height // key_stride), -(-width // key_stride)
             left, _, top, _ = same_padding(height, width, patch, stride)
+            if graph == "equations":  # queries are cut where keys are
+                left = top = patch // 2
             place = ((row * stride - top) * cell, (column * stride - left) * cell)
             similarity, weights = (t[column].view(keys).float().cpu() for t in (s, alpha))
             offset = -(patch // 2) * cell

@@ -99,6 +99,45 @@ class MGFAM(nn.Module):
         return F.relu(torch.stack(nodes), inplace=True).transpose(0, 1)
 
 
+class PrintedMGFAM(MGFAM):
+    """M-GFAM as the paper prints it (Section 3.2), of which there is no released code. Same interface.
+
+    Differs from the release in this: two 1x1 convolutions, f_edge and f_node, in place of a 3x3 convolution and fully
+    connected layers; thresholds from f_edge's patches, not from the input; the softmax over the neighbours only; each
+    head adds what it aggregates to its input, and the merged heads are the result.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        nn.Module.__init__(self)
+        self.config = config
+        heads, features, patch = config.heads, config.features, config.patch
+        self.edge, self.node = (nn.Conv2d(features, heads * features, 1) for _ in range(2))
+        # psi_1 and psi_2 of Eq. 7: channels 2h and 2h + 1 belong to head h
+        self.threshold = nn.Conv2d(heads * features, heads * 2, patch, config.stride, patch // 2, groups=heads)
+        self.merge = nn.Conv2d(heads * features, features, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.merge(x.repeat(1, self.config.heads, 1, 1) + self.aggregate(x))  # Eq. 11, 12
+
+    def aggregate(self, x: Tensor, attention: Callable[..., Tensor] = streaming) -> Tensor:
+        """The heads' folded patches: (B, features, H, W) -> (B, K * features, H, W)."""
+        c = self.config
+        embedded, shape = self.edge(x), (len(x), c.heads, c.features, *x.shape[-2:])
+        planes = embedded.reshape(-1, *shape[2:])
+        q, k = (
+            F.unfold(planes, c.patch, padding=c.patch // 2, stride=stride).mT.unflatten(0, shape[:2])
+            for stride in (c.stride, c.key_stride)
+        )  # (B, K, L, D) and (B, K, N, D), D = features * patch²
+        threshold = self.threshold(embedded).view(len(x), c.heads, 2, -1)
+        gamma, beta = (threshold if x.dtype == torch.float64 else threshold.float()).unbind(2)
+        with torch.autocast(x.device.type, enabled=False):
+            out = attention(
+                q, k, self.node(x).view(shape), gamma, beta,
+                graph=c.graph, patch=c.patch, stride=c.stride, key_stride=c.key_stride,
+            )  # fmt: skip
+        return out.flatten(1, 2)
+
+
 class NonLocal(nn.Module):
     """Table 5's NL and MHNL: pixel-wise non-local attention in place of the graph. Same interface as MGFAM."""
 
@@ -115,6 +154,10 @@ class NonLocal(nn.Module):
 
         out = nonlocal_attention(nodes(self.query(x)), nodes(self.key(x)), nodes(self.value(x)))
         return x + self.merge(out.transpose(-1, -2).reshape(x.shape[0], -1, *x.shape[-2:]))
+
+
+STAGES: dict[str, type[MGFAM | NonLocal]] = {"nonlocal": NonLocal, "equations": PrintedMGFAM}
+"""Graphs that are not `MGFAM` with other weights of the edges."""
 
 
 class DAGL(nn.Module):
@@ -150,7 +193,7 @@ class DAGL(nn.Module):
             graph = GatedGraph(c.channels, c.heads, c.patch, c.stride, c.window, c.neighbours) if c.heads else None
             blocks = (ResBlock(outer, c.activation) for _ in range(c.stage_blocks))
             return GatedStage(c.channels, outer, c.scale, blocks, graph, blind=not c.noise_map)
-        return NonLocal(c) if c.graph == "nonlocal" else MGFAM(c)
+        return STAGES.get(c.graph, MGFAM)(c)
 
     def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
         """Restore a batch.

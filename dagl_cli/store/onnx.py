@@ -37,6 +37,8 @@ def export(path: Path, target: Path) -> float:
     c = model.config
     if c.graph == "nonlocal":
         raise WeightsError(f"{path}: graph 'nonlocal' has no ONNX export: its cost depends on the size in Python code")
+    if c.graph == "equations":
+        raise WeightsError(f"{path}: graph 'equations' has no ONNX export: its patches are cut out for one size")
     if c.graph == "gated":
         raise WeightsError(
             f"{path}: graph 'gated' has no ONNX export: its search for neighbours runs over blocks in Python code; the "

@@ -18,7 +18,8 @@ def initialise(model: DAGL) -> None:
     with torch.no_grad():
         for block in [m for m in model.modules() if isinstance(m, ResBlock)]:
             block.get_parameter("conv2.weight").mul_(0.1)
-        for stage in () if model.config.on_pilot else model.stages:
+        added = () if model.config.graph in ("gated", "equations") else model.stages
+        for stage in added:
             stage.get_parameter("merge.weight").zero_()
             stage.get_parameter("merge.bias").zero_()
         model.conv_out.weight.mul_(0.1)

@@ -276,7 +276,7 @@ def shuffled(restorer: Restorer) -> None:
             def wrong(q: Tensor, k: Tensor, *rest: Tensor, **how: Any) -> Tensor:
                 return streaming(q, k[:, :, torch.randperm(k.shape[2], generator=generator)], *rest, **how)
 
-            stage.aggregate = partial(MGFAM.aggregate, stage, attention=wrong)  # type: ignore[method-assign]
+            stage.aggregate = partial(type(stage).aggregate, stage, attention=wrong)  # type: ignore[method-assign]
 
 
 def others(graph: GatedGraph, generator: torch.Generator, embedded: Tensor, grid: Grid) -> Tensor:
