@@ -1,3 +1,5 @@
+"""`python -m dagl_cli` is `dagl`."""
+
 from .cli import main
 
 if __name__ == "__main__":

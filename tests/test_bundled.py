@@ -9,7 +9,8 @@ from helpers import DATA
 from PIL import Image
 from torch import Tensor
 
-from dagl_cli import Options, degrade, load_model
+from dagl_cli import Options, load_model
+from dagl_cli.degrade import degraded
 from dagl_cli.measuring.metrics import psnr
 from dagl_cli.store import weights
 
@@ -34,23 +35,10 @@ def test_every_bundled_model_has_a_floor() -> None:
 
 
 def photograph(channels: int) -> Tensor:
-    """(1, channels, 128, 128) in [0, 1]."""
+    """(channels, 128, 128) in [0, 1]."""
     with Image.open(DATA / "cords.png") as file:
         pixels = np.asarray(file.convert("L" if channels == 1 else "RGB"))[32:160, 32:160]
-    return torch.from_numpy(pixels.copy()).view(1, 128, 128, channels).permute(0, 3, 1, 2) / 255
-
-
-def degraded(clean: Tensor, task: str) -> Tensor:
-    """clean: (1, C, H, W) in [0, 1]."""
-    if task == "denoise":
-        return degrade.paper_noise(clean, 25)
-    if task == "demosaic":
-        return degrade.bayer_mosaic(clean)
-    if task == "real":
-        return degrade.camera_noise(clean, 0.004, 1e-4, generator=torch.Generator().manual_seed(1))
-    levels = (clean[0].permute(1, 2, 0) * 255).round().byte().numpy().squeeze()
-    pixels = torch.from_numpy(degrade.jpeg(levels, 10) / np.float32(255))
-    return pixels.view(1, 128, 128, -1).permute(0, 3, 1, 2)
+    return torch.from_numpy(pixels.copy()).view(128, 128, channels).permute(2, 0, 1) / 255
 
 
 @pytest.mark.parametrize("name", FLOORS)
@@ -58,5 +46,5 @@ def test_floor(name: str) -> None:
     task, colours = name.split("-")[:2]
     model = load_model(task, 1 if colours == "gray" else 3, model=name, options=Options(precision="fp32"))
     clean = photograph(model.config.channels)
-    restored = model(degraded(clean, task)[0], 25.0 if model.config.noise_map else None)
-    assert psnr(restored, clean[0]) > FLOORS[name]
+    bad = degraded(clean, task, {"denoise": 25, "dejpeg": 10}.get(task))
+    assert psnr(model(bad, 25.0 if model.config.noise_map else None), clean) > FLOORS[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shlex
@@ -27,11 +28,11 @@ PATHS = ["README.md", "CHANGELOG.md", "dagl_cli/README.md", "weights/README.md",
 DOCUMENTS = {path: (ROOT / path).read_text(encoding="utf-8") for path in PATHS}
 README = DOCUMENTS["README.md"]
 
-OTHERS = {"hf", "mypy", "pytest", "ruff"}
+OTHERS = {".ci/run", "hf", "mypy", "pytest", "ruff"}
 """Programs that are not ours: what they take is theirs to check."""
 CHEAP = {"compare", "datasets list", "dejpeg", "demosaic", "denoise", "weights info", "weights list", "weights verify"}
-OTHER_FLAGS = {"--release", "--help", "--nproc-per-node"}
-"""Of the studies and of torchrun."""
+OTHER_FLAGS = {"--check", "--release", "--help", "--nproc-per-node"}
+"""Of the studies, of ruff and torchrun."""
 ABSENT = re.compile(r"hub:|OWNER|\.dng|\.nef|card/|developed/|runs/|\.venv")
 """Cheap commands that name what only users have are not run."""
 
@@ -183,6 +184,22 @@ def test_flags_and_variables_exist(path: str) -> None:
     ours = "\n".join(line for line in DOCUMENTS[path].splitlines() if "pip install" not in line)
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", ours)) <= flags | OTHER_FLAGS
     assert set(re.findall(r"DAGL_(?!SHARED|DATASETS_URL)\w+", ours)) <= variables
+
+
+def test_the_layers_are_those_of_the_modules() -> None:
+    """Each file has a line, which is the first paragraph of its docstring; no line is of a file that is gone."""
+    table = DOCUMENTS["dagl_cli/README.md"].split("<!-- layers -->")[1].split("<!-- end of layers -->")[0]
+    package = ROOT / "dagl_cli"
+    for path in sorted(package.rglob("*.py")):
+        first = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n\n")[0]
+        line = f"| `{path.relative_to(package).as_posix()}` | {' '.join(first.split())} |\n"
+        assert line in table, f"dagl_cli/README.md lacks {line}"
+    assert all((package / name).is_file() for name in re.findall(r"^\| `([^`]+)` \|", table, re.M))
+
+
+def test_places_that_are_named_exist() -> None:
+    for name in re.findall(r"`([\w/]+/[\w.]*\w\.(?:py|json|md))`", DOCUMENTS["dagl_cli/README.md"]):
+        assert (ROOT / name).exists() or (ROOT / "dagl_cli" / name).exists(), name
 
 
 def test_every_bundled_file_has_its_card() -> None:

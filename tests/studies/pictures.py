@@ -16,8 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 import dagl_cli
-from dagl_cli import degrade
 from dagl_cli.config import PAPER_PATTERN
+from dagl_cli.degrade import degraded
 from dagl_cli.measuring.metrics import psnr
 
 DATA = Path(__file__).parents[1] / "data"
@@ -31,21 +31,22 @@ def photograph(name: str) -> np.ndarray:
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
-    """(H, W, 3) uint8 -> (1, 3, H, W) in [0, 1]."""
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None] / 255
+    """(H, W, 3) uint8 -> (3, H, W) in [0, 1]."""
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255
 
 
 def to_pixels(x: Tensor) -> np.ndarray:
-    """(1, 3, H, W) in [0, 1] -> (H, W, 3) uint8."""
-    return (x[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    """(3, H, W) in [0, 1] -> (H, W, 3) uint8."""
+    return (x.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
 
 
 def pairs() -> dict[str, tuple[np.ndarray | None, np.ndarray, np.ndarray]]:
     """Name -> clean (None: not at hand), before, after; (H, W, 3) uint8 each."""
     clean = photograph("cords.png")
-    noisy = to_pixels(degrade.paper_noise(to_tensor(clean), 25))
-    blocky = degrade.jpeg(clean, 10)
-    mosaic = to_pixels(degrade.bayer_mosaic(to_tensor(clean)))
+    noisy, blocky, mosaic = (
+        to_pixels(degraded(to_tensor(clean), task, level))
+        for task, level in (("denoise", 25), ("dejpeg", 10), ("demosaic", None))
+    )
     camera = photograph("osprey-noisy.png")[160:352, 160:352]
     options = dagl_cli.Options(device="cpu", precision="fp32")
 
