@@ -47,4 +47,5 @@ def test_floor(name: str) -> None:
     model = load_model(task, 1 if colours == "gray" else 3, model=name, options=Options(precision="fp32"))
     clean = photograph(model.config.channels)
     bad = degraded(clean, task, {"denoise": 25, "dejpeg": 10}.get(task))
-    assert psnr(model(bad, 25.0 if model.config.noise_map else None), clean) > FLOORS[name]
+    level = 255 * float((bad - clean).square().mean().sqrt())
+    assert psnr(model(bad, level if model.config.noise_map else None), clean) > FLOORS[name]

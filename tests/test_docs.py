@@ -30,7 +30,10 @@ README = DOCUMENTS["README.md"]
 
 OTHERS = {".ci/run", "hf", "mypy", "pytest", "ruff"}
 """Programs that are not ours: what they take is theirs to check."""
-CHEAP = {"compare", "datasets list", "dejpeg", "demosaic", "denoise", "weights info", "weights list", "weights verify"}
+CHEAP = {
+    "compare", "datasets list", "dejpeg", "demosaic", "denoise", "graph", "restore", "weights info", "weights list",
+    "weights verify",
+}  # fmt: skip
 OTHER_FLAGS = {"--check", "--release", "--help", "--nproc-per-node"}
 """Of the studies, of ruff and torchrun."""
 ABSENT = re.compile(r"hub:|OWNER|\.dng|\.nef|card/|developed/|runs/|\.venv")
