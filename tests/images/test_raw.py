@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import builtins
 import io
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -20,6 +22,7 @@ from dagl_cli.degrade import bayer_masks
 from dagl_cli.errors import DaglError, ImageError
 from dagl_cli.images import exif as image_exif
 from dagl_cli.images import raw
+from dagl_cli.images.colour import srgb_decode, srgb_encode
 from dagl_cli.measuring.metrics import psnr
 from dagl_cli.restoring.file import FileRestorer
 
@@ -43,9 +46,11 @@ def scene(height: int = 48, width: int = 64) -> np.ndarray:
     return np.stack([0.3 + 0.4 * x, 0.3 + 0.3 * y, 0.55 - 0.2 * x * y], -1)
 
 
-def exposed(picture: np.ndarray, pattern: str = "RGGB", black=BLACK, white=WHITE, neutral=NEUTRAL) -> np.ndarray:
+def exposed(
+    picture: np.ndarray, pattern: str = "RGGB", black: Any = BLACK, white: Any = WHITE, neutral: Any = NEUTRAL
+) -> np.ndarray:
     """What a sensor records of a picture: (H, W) levels. black: of the cell's four samples, row by row."""
-    camera = (raw.srgb_decode(picture) @ camera_from_srgb().T) * neutral
+    camera = (srgb_decode(picture) @ camera_from_srgb().T) * neutral
     levels = np.empty(picture.shape[:2])
     for i, colour in enumerate(pattern):
         cell = np.s_[i // 2 :: 2, i % 2 :: 2]
@@ -54,15 +59,22 @@ def exposed(picture: np.ndarray, pattern: str = "RGGB", black=BLACK, white=WHITE
 
 
 def dng(
-    levels: np.ndarray, pattern="RGGB", black=BLACK, white=WHITE, neutral=NEUTRAL, orientation=1, area=None,
-    without=(), more=(),
-) -> bytes:  # fmt: skip
+    levels: np.ndarray,
+    pattern: str = "RGGB",
+    black: Any = BLACK,
+    white: int = WHITE,
+    neutral: tuple[float, ...] | None = NEUTRAL,
+    orientation: int = 1,
+    area: tuple[int, ...] | None = None,
+    without: tuple[int, ...] = (),
+    more: Sequence[tuple[Any, ...]] = (),
+) -> bytes:
     """An uncompressed DNG. neutral None: no white balance; area: (top, left, bottom, right) that is seen.
 
     without: numbers of tags to leave out; more: tags to add or put in the place of others.
     """
     signed = [int(n) for v in CAMERA_FROM_XYZ.flat for n in (round(v * 10000), 10000)]
-    tags = [
+    tags: list[tuple[Any, ...]] = [
         (271, "s", 0, "Maker", True),
         (272, "s", 0, "Camera", True),
         (274, "H", 1, orientation, True),
@@ -95,7 +107,7 @@ def saved(path: Path, data: bytes) -> Path:
 
 def bilinear(negative: raw.Raw) -> np.ndarray:
     """(H, W, 3): a plain demosaicing, for smooth scenes."""
-    masks = bayer_masks(*negative.mosaic.shape, negative.pattern).double()
+    masks = bayer_masks(negative.mosaic.shape[0], negative.mosaic.shape[1], negative.pattern).double()
     kernel = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]], dtype=torch.float64).expand(3, 1, 3, 3)
 
     def spread(x: torch.Tensor) -> torch.Tensor:
@@ -110,7 +122,7 @@ def inner(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("pattern", BAYER_PATTERNS)
-def test_the_picture_comes_back_in_every_pattern(tmp_path, pattern):
+def test_the_picture_comes_back_in_every_pattern(tmp_path: Path, pattern: str) -> None:
     """Black levels that differ in each sample of the cell, white balance and matrix are all undone."""
     picture = scene()
     path = saved(tmp_path / "a.dng", dng(exposed(picture, pattern), pattern))
@@ -122,7 +134,7 @@ def test_the_picture_comes_back_in_every_pattern(tmp_path, pattern):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientation_is_applied_like_exif(tmp_path, orientation):
+def test_orientation_is_applied_like_exif(tmp_path: Path, orientation: int) -> None:
     picture = scene()
     path = saved(tmp_path / "a.dng", dng(exposed(picture), orientation=orientation))
     negative = raw.read(path, max_pixels=LIMIT)
@@ -138,7 +150,7 @@ def test_orientation_is_applied_like_exif(tmp_path, orientation):
     assert inner(developed, upright) > 55
 
 
-def test_only_the_visible_area_is_used(tmp_path):
+def test_only_the_visible_area_is_used(tmp_path: Path) -> None:
     picture = scene(40, 50)
     levels = np.zeros((60, 70), np.uint16)  # the margins are black, as those of a sensor are
     levels[6:46, 8:58] = exposed(picture, "GBRG")
@@ -147,7 +159,7 @@ def test_only_the_visible_area_is_used(tmp_path):
     assert inner(raw.develop(bilinear(negative), negative), picture) > 55
 
 
-def test_an_odd_margin_changes_the_pattern_with_it(tmp_path):
+def test_an_odd_margin_changes_the_pattern_with_it(tmp_path: Path) -> None:
     levels = exposed(scene(41, 51))
     path = saved(tmp_path / "a.dng", dng(levels, "RGGB", area=(3, 5, 41, 51)))  # the cell starts at the margin
     negative = raw.read(path, max_pixels=LIMIT)
@@ -158,7 +170,7 @@ def test_an_odd_margin_changes_the_pattern_with_it(tmp_path):
         assert negative.mosaic.shape == (41 - top, 51 - left)
 
 
-def test_burnt_out_areas_are_white(tmp_path):
+def test_burnt_out_areas_are_white(tmp_path: Path) -> None:
     """The gains of red and blue would make them magenta."""
     levels = np.full((32, 32), WHITE, np.uint16)
     negative = raw.read(saved(tmp_path / "a.dng", dng(levels)), max_pixels=LIMIT)
@@ -166,7 +178,7 @@ def test_burnt_out_areas_are_white(tmp_path):
     assert raw.develop(bilinear(negative), negative) == pytest.approx(1, abs=1e-6)
 
 
-def test_gray_stays_gray_and_noise_below_black_is_black(tmp_path):
+def test_gray_stays_gray_and_noise_below_black_is_black(tmp_path: Path) -> None:
     gray = np.full((32, 32, 3), 0.5)
     negative = raw.read(saved(tmp_path / "a.dng", dng(exposed(gray))), max_pixels=LIMIT)
     assert raw.develop(bilinear(negative), negative) == pytest.approx(0.5, abs=1e-3)
@@ -174,7 +186,7 @@ def test_gray_stays_gray_and_noise_below_black_is_black(tmp_path):
     assert not negative.mosaic.any()
 
 
-def test_without_white_balance_it_is_daylight(tmp_path):
+def test_without_white_balance_it_is_daylight(tmp_path: Path) -> None:
     negative = raw.read(saved(tmp_path / "a.dng", dng(exposed(scene()), neutral=None)), max_pixels=LIMIT)
     assert "for daylight (none in the file)" in negative.summary
     # daylight is white in sRGB: the matrix of this camera says how it sees it
@@ -186,7 +198,7 @@ def test_without_white_balance_it_is_daylight(tmp_path):
     assert np.ptp(developed.mean((0, 1))) < 0.005
 
 
-def test_without_a_colour_matrix_it_is_told(tmp_path):
+def test_without_a_colour_matrix_it_is_told(tmp_path: Path) -> None:
     data = dng(exposed(scene()), neutral=None, without=(50721, 50778))
     negative = raw.read(saved(tmp_path / "a.dng", data), max_pixels=LIMIT)
     assert "no colour matrix" in negative.summary
@@ -201,7 +213,7 @@ CANON = [(271, "s", 0, "Canon", True), (272, "s", 0, "Canon EOS 5D", True), (507
     [{}, {"orientation": 7}, {"more": CANON}, {"more": CANON, "without": (50721,)}],
     ids=["file's matrix", "turned", "file's matrix, known camera", "LibRaw's matrix"],
 )
-def test_colours_agree_with_libraw(tmp_path, options):
+def test_colours_agree_with_libraw(tmp_path: Path, options: dict[str, Any]) -> None:
     """Levels, white balance, matrix and curve against LibRaw's own development, on a smooth scene."""
     path = saved(tmp_path / "a.dng", dng(exposed(scene(120, 160), "GRBG"), "GRBG", **options))
     negative = raw.read(path, max_pixels=LIMIT)
@@ -214,10 +226,10 @@ def test_colours_agree_with_libraw(tmp_path, options):
     assert np.abs(ours - theirs / 65535)[4:-4, 4:-4].max() < 0.003
 
 
-def test_the_curve_and_its_inverse():
+def test_the_curve_and_its_inverse() -> None:
     values = np.linspace(0, 1, 1001)
-    assert raw.srgb_encode(raw.srgb_decode(values)) == pytest.approx(values, abs=1e-6)
-    assert raw.srgb_encode(np.array([0, 0.0031308, 0.214041, 1])) == pytest.approx([0, 0.04045, 0.5, 1], abs=1e-5)
+    assert srgb_encode(srgb_decode(values)) == pytest.approx(values, abs=1e-6)
+    assert srgb_encode(np.array([0, 0.0031308, 0.214041, 1])) == pytest.approx([0, 0.04045, 0.5, 1], abs=1e-5)
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
@@ -232,7 +244,7 @@ def refusal(path: Path, max_pixels: int = LIMIT) -> str:
     return text
 
 
-def test_other_sensors_are_refused(tmp_path):
+def test_other_sensors_are_refused(tmp_path: Path) -> None:
     levels = np.full((60, 60), 5000, np.uint16)
     six = [(33421, "H", 2, (6, 6), True), (33422, "B", 36, bytes([1, 1, 0, 1, 1, 2] * 6), True)]
     assert "every 6 pixels (X-Trans)" in refusal(saved(tmp_path / "x.dng", dng(levels, more=six)))
@@ -246,7 +258,7 @@ def test_other_sensors_are_refused(tmp_path):
     assert "not square" in refusal(saved(tmp_path / "o.dng", dng(levels, more=oblong)))
 
 
-def test_linear_dng_is_refused(tmp_path):
+def test_linear_dng_is_refused(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     tags = [(50706, "B", 4, bytes([1, 4, 0, 0]), True), (50708, "s", 0, "Maker Camera", True)]
     levels = np.full((400, 400, 3), 500, np.uint16)
@@ -255,13 +267,13 @@ def test_linear_dng_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("size", [0, 3, 200, 500, 3000, -1])
-def test_truncated_files_are_one_line(tmp_path, capfd, size):
+def test_truncated_files_are_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str], size: int) -> None:
     data = dng(exposed(scene()))
     refusal(saved(tmp_path / "a.dng", data[:size]))
     assert capfd.readouterr() == ("", "")
 
 
-def test_fake_and_missing_files(tmp_path):
+def test_fake_and_missing_files(tmp_path: Path) -> None:
     (tmp_path / "a.dng").write_bytes(b"not a picture" * 100)
     assert "not a Bayer raw file" in refusal(tmp_path / "a.dng")
     PIL.Image.new("RGB", (30, 20)).save(tmp_path / "b.nef", "PNG")
@@ -270,11 +282,11 @@ def test_fake_and_missing_files(tmp_path):
     assert "white level" in refusal(saved(tmp_path / "d.dng", dng(exposed(scene()), white=400)))
 
 
-def test_the_limit_is_checked_by_the_header(tmp_path):
+def test_the_limit_is_checked_by_the_header(tmp_path: Path) -> None:
     assert "48 = 3,072 pixels" in refusal(saved(tmp_path / "a.dng", dng(exposed(scene()))), max_pixels=3000)
 
 
-def test_missing_rawpy_names_the_extra(tmp_path, monkeypatch):
+def test_missing_rawpy_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
     def without_rawpy(name: str, *arguments: object, **options: object) -> object:
@@ -291,7 +303,7 @@ def test_missing_rawpy_names_the_extra(tmp_path, monkeypatch):
 # --- the whole way ---------------------------------------------------------------------------------------------------
 
 
-def test_a_file_becomes_a_16_bit_picture(tmp_path):
+def test_a_file_becomes_a_16_bit_picture(tmp_path: Path) -> None:
     """EXIF, without maker notes and upright; sRGB's profile; TIFF by default, PNG on demand, JPEG never."""
     more = [(306, "s", 0, "2024:05:06 07:08:09", True)]
     source = saved(tmp_path / "photo.dng", dng(exposed(scene()), orientation=6, more=more))
@@ -312,7 +324,7 @@ def test_a_file_becomes_a_16_bit_picture(tmp_path):
     assert stream.getvalue() == (tmp_path / "photo.tif").read_bytes()
 
 
-def test_maker_notes_and_the_raw_size_are_left_out(tmp_path):
+def test_maker_notes_and_the_raw_size_are_left_out(tmp_path: Path) -> None:
     exif = PIL.Image.Exif()
     exif[34665] = {33434: (1, 125), 37500: b"notes" * 9, 40962: 64}
     tifffile.imwrite(buffer := io.BytesIO(), np.zeros((4, 4), np.uint8), byteorder="<", metadata=None)
@@ -323,11 +335,11 @@ def test_maker_notes_and_the_raw_size_are_left_out(tmp_path):
     assert image.raw_exif(saved(tmp_path / "b.raf", b"FUJIFILM")) is None
 
 
-def test_the_bundled_network_recovers_a_photograph(tmp_path, monkeypatch):
+def test_the_bundled_network_recovers_a_photograph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()  # the real weights
     photo = np.asarray(PIL.Image.open(ROOT / "tests/data/osprey-noisy.png").convert("RGB").reduce(2))
-    light = raw.srgb_decode(photo[40:136, 40:136] / 255.0) * 0.7  # so that no sample is clipped
-    picture = raw.srgb_encode(light)
+    light = srgb_decode(photo[40:136, 40:136] / 255.0) * 0.7  # so that no sample is clipped
+    picture = srgb_encode(light)
     path = saved(tmp_path / "a.dng", dng(exposed(picture, "GRBG"), "GRBG"))
     FileRestorer("demosaic", options=Options("cpu"))(path, tmp_path / "a.tif")
     plain = raw.read(path, max_pixels=LIMIT)
@@ -335,7 +347,7 @@ def test_the_bundled_network_recovers_a_photograph(tmp_path, monkeypatch):
     assert ours > inner(raw.develop(bilinear(plain), plain), picture) + 1
 
 
-def test_eight_turns_know_the_pattern(tmp_path):
+def test_eight_turns_know_the_pattern(tmp_path: Path) -> None:
     """With a network that changes nothing, a turned mosaic must come back to its place in each of them."""
     path = saved(tmp_path / "a.dng", dng(exposed(scene(), "GBRG"), "GBRG"))
     results = []
@@ -346,7 +358,7 @@ def test_eight_turns_know_the_pattern(tmp_path):
     assert results[0] == pytest.approx(results[1], abs=2 / 65535)
 
 
-def test_folders(tmp_path, monkeypatch):
+def test_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Raw files become .tif; the camera's JPEG of one is no mosaic; only demosaic takes raw files."""
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "card"
@@ -366,7 +378,7 @@ def test_folders(tmp_path, monkeypatch):
     assert (tmp_path / "results/1.tif").is_file()
 
 
-def test_two_raw_files_of_one_name(tmp_path, monkeypatch):
+def test_two_raw_files_of_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As converters to DNG leave them: the first is developed, the other one is reported, and the others go on."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "card").mkdir()
@@ -377,7 +389,7 @@ def test_two_raw_files_of_one_name(tmp_path, monkeypatch):
     assert sorted(p.name for p in (tmp_path / "card_rgb").iterdir()) == ["1.tif", "2.tif"]
 
 
-def test_other_commands_name_the_remedy(tmp_path, monkeypatch):
+def test_other_commands_name_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = saved(tmp_path / "a.dng", dng(exposed(scene())))
     remedy = "run `dagl restore` or `dagl demosaic` on it"
@@ -385,14 +397,14 @@ def test_other_commands_name_the_remedy(tmp_path, monkeypatch):
     assert not (tmp_path / "a_denoised.tif").exists()
 
 
-def test_a_raw_file_by_another_name(tmp_path):
+def test_a_raw_file_by_another_name(tmp_path: Path) -> None:
     data = dng(exposed(scene()))
     with pytest.raises(ImageError, match="camera raw file: give its path"):
         image.read(data)
 
 
 @pytest.mark.parametrize("area", [None, (4, 6, 44, 58)])
-def test_a_black_level_that_varies_over_more_than_the_cell(tmp_path, area):
+def test_a_black_level_that_varies_over_more_than_the_cell(tmp_path: Path, area: tuple[int, ...] | None) -> None:
     """Over 4x4 samples, and by row and column: LibRaw says one number for all."""
     picture = scene(48, 64)
     black = 500 + 40 * np.arange(16).reshape(4, 4)
@@ -414,7 +426,7 @@ def test_a_black_level_that_varies_over_more_than_the_cell(tmp_path, area):
     assert inner(raw.develop(bilinear(negative), negative), expected) > 55
 
 
-def test_what_libraw_says_does_not_leak(tmp_path):
+def test_what_libraw_says_does_not_leak(tmp_path: Path) -> None:
     data = dng(exposed(scene()))
     for damaged in (data[:300], data[:5000], b"II*\0" + bytes(100)):
         with pytest.raises(ImageError) as caught:
