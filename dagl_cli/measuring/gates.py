@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ..errors import UsageError
+from ..store.manifest import Result, parsed
 from .cases import PAPER
 from .measure import Measurement
 from .methods import OURS
@@ -18,9 +17,7 @@ SAME = ("dataset", "task", "level", "image", "variant", "method", "protocol", "s
 """What a row has in common with its counterpart of an earlier run."""
 
 
-def below(
-    rows: Sequence[Measurement], tolerance: float, reference: Sequence[dict[str, Any]] | None
-) -> tuple[list[str], int]:
+def below(rows: Sequence[Measurement], tolerance: float, reference: Sequence[Result] | None) -> tuple[list[str], int]:
     """(one line for each of our rows whose PSNR is more than `tolerance` dB below its reference, rows compared).
 
     reference: rows of an earlier --json, which must have a counterpart of each of ours; None: what the paper publishes
@@ -48,27 +45,25 @@ def _published(row: Measurement) -> tuple[float | None, int]:
     return row.case.published.get(PAPER, (None, None))[0], row.of
 
 
-def _earlier(row: Measurement, reference: Sequence[dict[str, Any]]) -> tuple[float, int | None]:
+def _earlier(row: Measurement, reference: Sequence[Result]) -> tuple[float, int]:
     own = row.flat()
-    match = next((r for r in reference if all(r.get(key) == own[key] for key in SAME)), {})
-    if match.get("psnr") is None:
+    match = next((result for result in reference if all(getattr(result, key) == own[key] for key in SAME)), None)
+    if match is None:
         raise UsageError(
             f"`reference` has no row for {row.case} with protocol {row.protocol}, tiling {own['tiling']}, "
             f"ensemble {own['ensemble']}, seed {own['seed']}: measure both in the same way"
         )
-    return match["psnr"], match.get("images")
+    return match.psnr, match.images
 
 
-def read_reference(path: Path) -> list[dict[str, Any]]:
-    """The rows of an earlier --json output. Raises UsageError."""
+def read_reference(path: Path) -> list[Result]:
+    """The rows of an earlier --json output, without those of perfect results. Raises UsageError."""
     try:
-        rows = [dict(row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
-        if not all(isinstance(row.get("psnr"), int | float | None) for row in rows):
-            raise TypeError
-        return rows
+        rows = parsed(path.read_bytes())["rows"]
+        return [Result.from_dict(row) for row in rows if row["psnr"] is not None]
     except OSError as error:
         raise UsageError(f"`reference` {path}: {error.strerror}: give an output of `dagl benchmark --json`") from None
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         raise UsageError(f"`reference` {path}: not the output of `dagl benchmark --json`") from None
 
 

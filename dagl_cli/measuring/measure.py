@@ -30,6 +30,7 @@ from .. import __version__
 from ..degrade import bayer_mosaic, degraded
 from ..errors import DaglError, UsageError
 from ..files import cache_folder
+from ..store.manifest import typed
 from . import datasets
 from .cases import PAPER, Case, Key, Scores
 from .datasets import Loaded, Sample
@@ -71,22 +72,6 @@ class Figures:
     seconds: float
     megapixels: float
     peak_mb: float | None
-
-    @classmethod
-    def from_dict(cls, values: Any) -> Figures:
-        """Raises ValueError for what this version of dagl does not write."""
-        try:
-            found = cls(**values)
-        except TypeError:
-            raise ValueError("not the figures of an image") from None
-        for name in cls.__dataclass_fields__:
-            value = getattr(found, name)
-            if not (isinstance(value, int | float) and not isinstance(value, bool)) and (name, value) != (
-                "peak_mb",
-                None,
-            ):
-                raise ValueError(f"{name} is {value!r}")
-        return found
 
 
 @dataclass(frozen=True)
@@ -464,7 +449,7 @@ class Cache:
         for line in lines:
             with suppress(ValueError, KeyError, TypeError, RecursionError):
                 entry = json.loads(line)
-                self._known[str(entry["key"])] = Figures.from_dict(entry["result"])
+                self._known[str(entry["key"])] = typed(Figures, entry["result"])
 
     def get(self, key: str) -> Figures | None:
         return self._known.get(key)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..config import PAPER_PATTERN, Options
-from ..errors import DaglError, UsageError, one_line, unknown
+from ..errors import DaglError, UsageError, WeightsError, one_line, unknown
 from ..restoring import tiling
 from ..restoring.api import restore
 from ..restoring.device import pick_device
@@ -31,6 +31,8 @@ OURS = "ours"
 """The name of the model that a table is about."""
 CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 """module:function"""
+AUTHORS = re.compile(r"release-(denoise|real|dejpeg|demosaic)-(?:gray|color)")
+"""The names of the authors' models where `dagl weights import` puts them."""
 Warn = Callable[[str], None]
 
 
@@ -76,7 +78,14 @@ def ours(
     pattern: str = PAPER_PATTERN,
 ) -> Method:
     """A dagl model; model: as --model, or the folder of a training run. Raises UsageError, WeightsError."""
-    path = weights.resolve(of_run(model), task, channels, offline=options.offline)
+    try:
+        path = weights.resolve(of_run(model), task, channels, offline=options.offline)
+    except WeightsError as error:
+        if model is not None and (named := AUTHORS.fullmatch(model)):
+            raise WeightsError(
+                f"`model` {model}: not here: `dagl weights import --task {named[1]}` fetches it"
+            ) from None
+        raise error
     restorer = load_model(task, channels, model=path, options=options, warn=warn)
     if restorer.config.channels != channels:
         kinds = {1: "gray", 3: "colour"}

@@ -111,3 +111,10 @@ def test_the_release_check_fails_loudly(sets: Path, tmp_path: Path) -> None:
         assert benchmark(*common, "--model", authors, *other).exit_code == 0
     own = saved(tmp_path / "own.safetensors", tiny(noise_map=False, graph=False))
     assert benchmark(*common, "--model", own).exit_code == 0
+
+
+def test_the_authors_weights_that_are_not_here(sets: Path) -> None:
+    failed = benchmark("--table", 1, "--model", "release-denoise-gray", "--data-dir", sets)
+    assert failed.exit_code == 4
+    said = "--model release-denoise-gray: not here: `dagl weights import --task denoise` gets it"
+    assert failed.stderr == f"Error: {said}\n"
