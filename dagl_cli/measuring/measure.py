@@ -395,13 +395,10 @@ def cost(
         start = time.perf_counter()
         method.run(bad, case.level)
         rates[method] = (time.perf_counter() - start) / method.work(*bad.shape[1:])
-    pixels, seconds = 0, 0.0
-    for sample, todo in left:
-        count = datasets.size(case.dataset.path(sample.clean, folder))[0]
-        side = round(math.sqrt(count))
-        pixels += todo * count
-        seconds += todo * rates[method] * method.work(side, side)
-    return Cost(sum(todo for _, todo in left), pixels / 1e6, seconds)
+    count = sum(todo for _, todo in left)
+    pixels = sum(todo * datasets.size(case.dataset.path(sample.clean, folder))[0] for sample, todo in left)
+    side = round(math.sqrt(pixels / count))  # as if all were of one size
+    return Cost(count, pixels / 1e6, count * rates[method] * method.work(side, side))
 
 
 # --- the cache -------------------------------------------------------------------------------------------------------
