@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import struct
 from collections.abc import Iterator
@@ -102,18 +103,23 @@ def decode(data: bytes, max_pixels: int) -> tuple[np.ndarray, Metadata]:
     metadata = Metadata()
     essential: list[bytes] = [data[:2]]
     profile: dict[int, bytes] = {}
-    scans, end = 0, 0
+    scans, coded, blocks, end = 0, 0, 0, 0
     for marker, start, end in segments(data):
         content = data[start:end]
         if marker in _FRAMES:
-            _check(Frame(marker, *struct.unpack_from(">BHHB", content)), max_pixels)
+            header = Frame(marker, *struct.unpack_from(">BHHB", content))
+            _check(header, max_pixels)
+            blocks = max(blocks, math.ceil(header.width / 8) * math.ceil(header.height / 8))
         scans += marker == _START_OF_SCAN
+        coded += len(content) if marker == _START_OF_SCAN else 0
         if scans > _MOST_SCANS:
             raise ImageError(f"it is damaged (over {_MOST_SCANS} scans): get an intact copy of it")
         if marker in _APPLICATION:
             _understand(marker, content, metadata, profile)
         if marker not in _APPLICATION or content.startswith((b"Adobe", b"JFIF\0")):  # these define the colours
             essential.append(data[end - 2 : end] if marker == _END else data[start - 4 : end])
+    if 8 * coded < blocks:  # each takes a bit at least, but libjpeg makes up what is missing
+        raise ImageError("it is truncated: get a complete copy of it")
     if profile and all(number in profile for number in range(1, len(profile) + 1)):
         metadata.icc = b"".join(profile[number] for number in sorted(profile))
     elif profile:

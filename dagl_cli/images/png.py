@@ -16,10 +16,12 @@ import numpy as np
 
 from ..errors import ImageError
 from .image import Metadata, Resolution, check_size, refuse_frames
+from .silence import silent
 
 _BITS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 """Colour types: gray, RGB, palette, gray with alpha, RGB with alpha -> the bit depths they come in."""
 _PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+_PALETTE = 3
 _COLOURS = (b"cHRM", b"gAMA", b"sRGB", b"cICP")
 _TEXT = (b"tEXt", b"zTXt", b"iTXt")
 _ONCE = (b"iCCP", b"eXIf", b"pHYs", b"acTL", *_COLOURS)
@@ -33,28 +35,48 @@ _MOST_CHUNKS = 1_000_000
 def decode(data: bytes, max_pixels: int) -> tuple[np.ndarray, Metadata]:
     """Levels, (H, W) or (H, W, C) uint8 or uint16, and the rest. Raises ImageError."""
     metadata = Metadata()
-    essential: list[bytes | memoryview] = [data[:8]]
+    pixels: dict[bytes, list[memoryview]] = {kind: [] for kind in _PIXELS}
     seen: set[bytes] = set()
     for kind, content, chunk in _chunks(data):
+        if kind == b"IHDR" or not pixels[b"IHDR"]:
+            _check_header(kind, content, max_pixels)
         if kind in _PIXELS:
-            essential.append(chunk)
-        if kind == b"IHDR":
-            _check_header(bytes(content), max_pixels)
-        elif kind not in _PIXELS:
-            intact = zlib.crc32(chunk[4:-4]) == struct.unpack(">I", chunk[-4:])[0]
-            try:
-                if not intact or kind in seen:
-                    raise ValueError
-                _understand(kind, bytes(content), metadata, seen)
-            except (ValueError, IndexError, struct.error, zlib.error):
-                name = kind.decode("ascii", "backslashreplace")
-                metadata.notes.append(
-                    f"its {name} chunk is {'malformed' if kind not in seen else 'there twice'}: left out"
-                )
-    return imagecodecs.png_decode(b"".join(essential)), metadata
+            pixels[kind].append(chunk)
+            continue
+        name = kind.decode("ascii", "backslashreplace")
+        if kind in seen:
+            metadata.notes.append(f"its {name} chunk is there twice: left out")
+            continue
+        try:
+            if zlib.crc32(chunk[4:-4]) != struct.unpack(">I", chunk[-4:])[0]:
+                raise ValueError("a wrong checksum")
+            _understand(kind, bytes(content), metadata)
+        except (ValueError, IndexError, struct.error, zlib.error):
+            metadata.notes.append(f"its {name} chunk is malformed: left out")
+        if kind in _ONCE:
+            seen.add(kind)
+    _drop_unused(pixels, metadata)
+    essential: list[bytes | memoryview] = [data[:8], *(chunk for chunks in pixels.values() for chunk in chunks)]
+    with silent():
+        return imagecodecs.png_decode(b"".join(essential)), metadata
 
 
-def _check_header(content: bytes, max_pixels: int) -> None:
+def _drop_unused(pixels: dict[bytes, list[memoryview]], metadata: Metadata) -> None:
+    """Palettes of pictures that have none, and transparent colours that cannot be: libpng prints what it thinks."""
+    colours = pixels[b"IHDR"][0][8 + 9]
+    if colours != _PALETTE:
+        pixels[b"PLTE"] = []
+    elif len(pixels[b"PLTE"]) != 1 or len(pixels[b"PLTE"][0]) % 3 or not 15 <= len(pixels[b"PLTE"][0]) <= 780:
+        raise ImageError("it is damaged (its palette makes no sense): get an intact copy of it")
+    lengths = {0: (2,), 2: (6,), _PALETTE: range(1, len(b"".join(pixels[b"PLTE"])) // 3 - 3)}.get(colours, ())
+    if pixels[b"tRNS"] and (len(pixels[b"tRNS"]) > 1 or len(pixels[b"tRNS"][0]) - 12 not in lengths):
+        metadata.notes.append("its tRNS chunk is malformed: left out")
+        pixels[b"tRNS"] = []
+
+
+def _check_header(kind: bytes, content: memoryview, max_pixels: int) -> None:
+    if kind != b"IHDR" or len(content) != 13:
+        raise ImageError("it is damaged (it does not begin with a header): get an intact copy of it")
     width, height, bits, colours, *methods, interlace = struct.unpack(">IIBBBBB", content)
     check_size(width, height, max_pixels)
     if bits not in _BITS.get(colours, ()) or any(methods) or interlace > 1:
@@ -77,14 +99,16 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, memoryview]]:
         chunk = view[position : position + 12 + length]
         if len(chunk) < 12 + length:
             raise ImageError("it is truncated: get a complete copy of it")
-        if (kind in _PIXELS or kind[:1].isupper()) and zlib.crc32(chunk[4:-4]) != struct.unpack(">I", chunk[-4:])[0]:
+        if kind not in _PIXELS and kind[:1].isupper():
+            raise ImageError("it is damaged (it has chunks that PNG does not know): get an intact copy of it")
+        if kind in _PIXELS and zlib.crc32(chunk[4:-4]) != struct.unpack(">I", chunk[-4:])[0]:
             raise ImageError("it is damaged (a checksum is wrong): get an intact copy of it")
         yield kind, chunk[8:-4], chunk
         position += 12 + length
     raise ImageError("it is damaged (over a million chunks): get an intact copy of it")
 
 
-def _understand(kind: bytes, content: bytes, metadata: Metadata, seen: set[bytes]) -> None:
+def _understand(kind: bytes, content: bytes, metadata: Metadata) -> None:
     """What a chunk says goes where it goes in other formats too. Raises ValueError and others for malformed ones."""
     keyword, separator, text = content.partition(b"\0")
     if kind == b"acTL":
@@ -114,8 +138,6 @@ def _understand(kind: bytes, content: bytes, metadata: Metadata, seen: set[bytes
             metadata.png_text.append((kind, content))
     elif kind in _COLOURS:
         metadata.png_colours.append((kind, content))
-    if kind in _ONCE:
-        seen.add(kind)
 
 
 def _inflate(data: bytes) -> bytes:

@@ -12,8 +12,6 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ import tifffile
 from ..errors import DaglError, ImageError
 from .colour import srgb_decode, srgb_encode
 from .exif import Tiff
+from .silence import silent
 
 SUFFIXES = frozenset({
     ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dng", ".erf", ".fff", ".iiq", ".kdc", ".mef", ".mos", ".mrw", ".nef",
@@ -83,7 +82,7 @@ def read(path: Path | str, *, max_pixels: int) -> Raw:
     except ImportError:
         raise DaglError(f"cannot read {path}: camera raw files need rawpy: pip install 'dagl[raw]'") from None
     try:
-        with open(path, "rb"), _quiet_libraw(), rawpy.imread(os.fspath(path)) as file:
+        with open(path, "rb"), silent(), rawpy.imread(os.fspath(path)) as file:
             _check(file, max_pixels)
             return _read(file, _black_of_dng(path, file.sizes), _noise_profile(path))
     except ImageError as error:
@@ -253,16 +252,3 @@ def _matrix(file: Any) -> tuple[np.ndarray, str]:
     else:
         return np.eye(3), "no colour matrix: the camera's own colours"
     return matrix / matrix.sum(1, keepdims=True), "camera matrix to sRGB"
-
-
-@contextmanager
-def _quiet_libraw() -> Iterator[None]:
-    """LibRaw prints its complaints on file descriptor 2, and raises them too."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)

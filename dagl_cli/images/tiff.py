@@ -134,19 +134,20 @@ def _check_segments(page: Any, data: bytes, max_pixels: int) -> None:
 def _levels(page: Any, alpha: str | None) -> np.ndarray:
     """(H, W) or (H, W, C) uint8 or uint16: palette, inversion, odd depths and premultiplication undone."""
     levels = page.asarray()
+    levels = levels.view(np.uint8) if levels.dtype == bool else levels
     if page.axes == "SYX":
         levels = np.moveaxis(levels, 0, -1)
     bits, colours = page.bitspersample, page.photometric.name
-    if colours == "PALETTE":
-        levels, bits = (page.colormap >> 8).astype(np.uint8).T[levels], 8
-    if colours == "MINISWHITE":
-        levels = levels.astype(np.uint16)
-        gray = levels[..., :1] if alpha else levels
-        np.subtract(2**bits - 1, gray, out=gray)
     depth = 8 if bits <= 8 else 16
-    if bits != depth:
-        levels = np.rint(levels * ((2**depth - 1) / (2**bits - 1)))
-    levels = levels.astype(np.uint8 if depth == 8 else np.uint16, copy=False)
+    if colours == "PALETTE":
+        levels = (page.colormap >> 8).astype(np.uint8).T[levels]
+    elif bits != depth or colours == "MINISWHITE":
+        table = np.rint(np.linspace(0, 2**depth - 1, 2**bits)).astype(np.uint8 if depth == 8 else np.uint16)
+        if colours == "MINISWHITE":
+            colour = table[::-1][levels[..., :1] if alpha else levels]
+            levels = np.concatenate([colour, levels[..., 1:]], -1) if alpha else colour
+        else:
+            levels = table[levels]
     return _unpremultiplied(levels) if alpha == "ASSOCALPHA" else levels
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import tracemalloc
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
@@ -504,3 +506,57 @@ def test_the_file_is_kept_as_it_was_read(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"changed")
     assert image.encoded == data
     assert set(FORMATS) >= {"PNG", "JPEG", "TIFF", "BMP", "WEBP"}
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [zlib.compress(bytes(20) + b"more"), zlib.compress(bytes(20)) + b"more", zlib.compress(bytes(19))],
+    ids=["too many pixels", "more behind them", "too few"],
+)
+def test_libpng_says_nothing_whatever_the_pixels_are(stream: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    header = struct.pack(">IIBBBBB", 4, 4, 8, 0, 0, 0, 0)
+    parts = [chunk(b"IHDR", header), chunk(b"PLTE", bytes(9)), chunk(b"tRNS", bytes(7)), chunk(b"IDAT", stream)]
+    data = pillow("PNG")[:8] + b"".join(parts) + chunk(b"IEND", b"")
+    assert outcome(data) in ("", "cannot read the image: it is damaged or truncated: get an intact copy of it")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_threads_that_read_leave_the_terminal_as_it_was(capfd: pytest.CaptureFixture[str]) -> None:
+    data = pillow("PNG")
+    with ThreadPoolExecutor(8) as pool:
+        assert len({image.pixels.tobytes() for image in pool.map(read, [data] * 100)}) == 1
+    os.write(2, b"still here")
+    assert capfd.readouterr().err == "still here"
+
+
+def test_a_jpeg_with_too_little_data_for_its_size_is_refused() -> None:
+    """libjpeg would fill the rest with gray, gigabytes of it."""
+    data = bytearray(pillow("JPEG"))
+    start = data.index(b"\xff\xc0") + 5
+    struct.pack_into(">HH", data, start, 14000, 14000)
+    assert "truncated" in refusal(bytes(data))
+    flat = io.BytesIO()
+    PIL.Image.new("L", (2000, 2000)).save(flat, "JPEG", optimize=True)
+    assert read(flat.getvalue()).pixels.shape == (2000, 2000, 1)
+
+
+@pytest.mark.parametrize("bits", [1, 4, 12])
+@pytest.mark.parametrize("inverted", [False, True])
+def test_odd_depths_are_spread_over_the_range(bits: int, inverted: bool) -> None:
+    levels = np.arange(2**bits, dtype=np.uint8 if bits < 9 else np.uint16).reshape(-1, min(64, 2**bits))
+    width = levels.shape[1]
+    samples = np.unpackbits(levels.astype(">u2").view(np.uint8).reshape(-1, 2), axis=1)[:, -bits:]
+    rows = np.packbits(samples.reshape(len(levels), -1), axis=1).tobytes()
+    photometric = 0 if inverted else 1
+    fields = [
+        (256, 4, struct.pack("<I", width)), (257, 4, struct.pack("<I", len(levels))), (258, 3, struct.pack("<H", bits)),
+        (259, 3, struct.pack("<H", 1)), (262, 3, struct.pack("<H", photometric)), (273, 4, bytes(4)),
+        (277, 3, struct.pack("<H", 1)), (278, 4, struct.pack("<I", len(levels))), (279, 4, struct.pack("<I", len(rows))),
+    ]  # fmt: skip
+    fields[5] = (273, 4, struct.pack("<I", len(entries(*fields))))
+    image = read(entries(*fields) + rows)
+    expected = levels.astype(np.float64) / (2**bits - 1)
+    top = 2**image.depth - 1
+    found = image.pixels[..., 0].astype(np.float64)
+    assert image.depth == (8 if bits <= 8 else 16)
+    assert np.abs(found - (1 - expected if inverted else expected)).max() <= 0.5 / top + 1e-6

@@ -49,3 +49,7 @@ def test_pictures(tmp_path: Path) -> None:
 
 def test_damaged_files() -> None:
     assert run("fuzz.py", "--count", 60).count(" 60 damaged, ") == 3
+
+
+def test_fuzz_images_runs() -> None:
+    assert "40 files, 0 faults" in run("fuzz_images.py", "--files", 40)
