@@ -14,6 +14,8 @@ from PIL.BmpImagePlugin import BmpImageFile
 from ..errors import ImageError
 from .image import Metadata, Resolution, check_size
 
+_HIGHEST_DPI = 5e7
+"""In pixels per metre they have 31 bits."""
 _MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB", "RGBA": "RGBA"}
 
 
@@ -39,6 +41,10 @@ def encode(levels: np.ndarray, metadata: Metadata) -> bytes:
     """levels: (H, W) or (H, W, 3) uint8."""
     buffer = io.BytesIO()
     resolution = metadata.resolution.to("inch") if metadata.resolution else None
-    dpi = {"dpi": tuple(map(float, resolution[:2]))} if resolution and resolution.unit == "inch" else {}
+    dpi = (
+        {"dpi": tuple(min(float(v), _HIGHEST_DPI) for v in resolution[:2])}
+        if resolution and resolution.unit == "inch"
+        else {}
+    )
     PIL.Image.fromarray(levels).save(buffer, "BMP", **dpi)
     return buffer.getvalue()

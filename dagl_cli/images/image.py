@@ -23,6 +23,13 @@ class Resolution(NamedTuple):
         """For formats that hold only the relation of x and y then: there is none to tell."""
         return self.unit == "none" and self.x == self.y
 
+    def relation(self, most: int) -> tuple[int, int]:
+        """Of x and y, in whole numbers from 1 to `most`."""
+        flipped = self.x > self.y
+        ratio = (self.y / self.x if flipped else self.x / self.y).limit_denominator(most)
+        small, large = max(1, ratio.numerator), ratio.denominator
+        return (large, small) if flipped else (small, large)
+
     def to(self, unit: str) -> Resolution:
         """In another unit of length. What has no unit keeps none."""
         if self.unit in (unit, "none"):

@@ -187,7 +187,6 @@ def encode(levels: np.ndarray, metadata: Metadata) -> bytes:
 def _density(resolution: Resolution) -> bytes:
     """As JFIF has it: whole numbers; without a unit, such of the same relation."""
     if resolution.unit == "none":
-        relation = (resolution.x / resolution.y).limit_denominator(2**16 - 1)
-        return struct.pack(">BHH", 0, min(2**16 - 1, relation.numerator), relation.denominator)
+        return struct.pack(">BHH", 0, *resolution.relation(2**16 - 1))
     x, y = (min(2**16 - 1, max(1, round(v))) for v in resolution[:2])
     return struct.pack(">BHH", 1 if resolution.unit == "inch" else 2, x, y)

@@ -175,7 +175,6 @@ def encode(levels: np.ndarray, metadata: Metadata) -> bytes:
 def _density(resolution: Resolution) -> bytes:
     """In pixels per metre; without a unit, as whole numbers of the same relation."""
     if resolution.unit == "none":
-        relation = (resolution.x / resolution.y).limit_denominator(2**31 - 1)
-        return struct.pack(">IIB", relation.numerator, relation.denominator, 0)
+        return struct.pack(">IIB", *resolution.relation(2**31 - 1), 0)
     x, y = (min(2**31 - 1, max(1, round(v * 100))) for v in resolution.to("cm")[:2])
     return struct.pack(">IIB", x, y, 1)

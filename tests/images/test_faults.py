@@ -551,7 +551,8 @@ def test_odd_depths_are_spread_over_the_range(bits: int, inverted: bool) -> None
     fields = [
         (256, 4, struct.pack("<I", width)), (257, 4, struct.pack("<I", len(levels))), (258, 3, struct.pack("<H", bits)),
         (259, 3, struct.pack("<H", 1)), (262, 3, struct.pack("<H", photometric)), (273, 4, bytes(4)),
-        (277, 3, struct.pack("<H", 1)), (278, 4, struct.pack("<I", len(levels))), (279, 4, struct.pack("<I", len(rows))),
+        (277, 3, struct.pack("<H", 1)), (278, 4, struct.pack("<I", len(levels))),
+        (279, 4, struct.pack("<I", len(rows))),
     ]  # fmt: skip
     fields[5] = (273, 4, struct.pack("<I", len(entries(*fields))))
     image = read(entries(*fields) + rows)
@@ -560,3 +561,13 @@ def test_odd_depths_are_spread_over_the_range(bits: int, inverted: bool) -> None
     found = image.pixels[..., 0].astype(np.float64)
     assert image.depth == (8 if bits <= 8 else 16)
     assert np.abs(found - (1 - expected if inverted else expected)).max() <= 0.5 / top + 1e-6
+
+
+@pytest.mark.parametrize("format", ["TIFF", "JPEG", "PNG", "WEBP", "BMP"])
+@pytest.mark.parametrize("unit", ["none", "inch", "cm"])
+@pytest.mark.parametrize(
+    ("x", "y"), [(10**12, 1), (1, 10**12), (Fraction(1, 2**32), Fraction(2**32)), (10**12, 10**12)]
+)
+def test_an_absurd_resolution_costs_nothing_else(format: str, unit: str, x: int, y: int) -> None:
+    image = Image(np.full((8, 8, 3), 0.5, np.float32), resolution=Resolution(Fraction(x), Fraction(y), unit))
+    assert read(saved(image, format)[0]).pixels.shape == (8, 8, 3)
