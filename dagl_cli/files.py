@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+import stat
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -39,36 +41,77 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     with _temporary(path, "tmp") as temporary:
         yield temporary
-        _put(temporary, path, overwrite=True)
+        with suppress(FileNotFoundError):
+            shutil.copymode(path, temporary)
+        os.replace(temporary, path)
 
 
-def write(path: Path, data: bytes | memoryview, *, overwrite: bool = True) -> None:
+Entry = tuple[int, int, str]
+"""One name in one folder: the folder's device and inode, and the name. Links and mounts lead to the same one."""
+
+
+def entry(path: Path) -> Entry:
+    """Raises OSError where there is no such folder."""
+    folder = os.stat(path.parent)
+    return folder.st_dev, folder.st_ino, path.name
+
+
+def entries(path: Path) -> Iterator[Entry]:
+    """The names that hold a file: the path itself, and what it is a link to."""
+    for name in (path, Path(os.path.realpath(path))):
+        with suppress(OSError):
+            yield entry(name)
+
+
+def write(
+    path: Path, data: bytes | memoryview, *, overwrite: bool = True, inputs: Container[Entry] = frozenset()
+) -> None:
     """All of it or nothing; on the disk when this returns. A file that is replaced passes its permissions on.
 
-    The data goes to a hidden part beside the path first. It is locked while it is written, so that `remove_parts`
-    can tell it from what a killed process left behind.
+    The data goes to a hidden part beside the path first. It is locked while it is written, so that `clean` can tell
+    it from what a killed process left behind.
 
     overwrite: False: a file that is there, even if only since a moment ago, is kept and FileExistsError raised.
-    Raises OSError.
+    inputs: what is never replaced. It is looked up in the folder that is written to, and that stays open meanwhile:
+    whatever becomes of the path, the file lands in that folder.
+    Raises OSError; PermissionError for one of the inputs.
     """
-    with _temporary(path, "part") as temporary:
-        with open(temporary, "xb") as file:
-            _lock(file)
+    with _opened(path.parent) as folder:
+        _check_free(path, folder, inputs)
+        with _part(path, folder) as (part, file):
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-            if os.name != "nt":  # where an open file cannot be renamed
-                _put(temporary, path, overwrite)
-        if os.name == "nt":
-            _put(temporary, path, overwrite)
+            if os.name == "nt":  # where an open file cannot be renamed
+                file.close()
+            _put(part, path, overwrite, folder)
 
 
-def remove_parts(folder: Path) -> None:
-    """Deletes the parts in a folder that killed processes left. Those that are being written stay."""
-    for part in folder.glob(".dagl-*.part"):
-        with suppress(OSError), open(part, "rb") as file:
-            if _lock(file):
-                part.unlink()
+def clean(folder: Path) -> None:
+    """Deletes what killed processes left in a folder: parts and claims. Those that are in use stay."""
+    for kind in ("part", "claim"):
+        for left in folder.glob(f".dagl-*.{kind}"):
+            with suppress(OSError), open(left, "rb") as file:
+                if _lock(file):
+                    left.unlink()
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[bool]:
+    """Whether this process may make `path`: of several that share a folder one has the claim while the block runs.
+
+    The claim is a lock file beside the path, so that of a killed process nothing is left that would hold others up.
+    It is removed under its own lock; filelock tells who was waiting for a removed file. Raises OSError.
+    """
+    name = hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
+    claim = path.with_name(f".dagl-{name}.claim")
+    with locked(claim, wait=0) as mine:
+        try:
+            yield mine
+        finally:
+            if mine:
+                with suppress(OSError):
+                    claim.unlink()
 
 
 @contextmanager
@@ -81,31 +124,69 @@ def _temporary(path: Path, suffix: str) -> Iterator[Path]:
             name.unlink(missing_ok=True)
 
 
-def _put(temporary: Path, path: Path, overwrite: bool) -> None:
+@contextmanager
+def _opened(folder: Path) -> Iterator[int | None]:
+    """A folder's descriptor; None where there are none (Windows)."""
+    if os.open not in os.supports_dir_fd:
+        yield None
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _check_free(path: Path, folder: int | None, inputs: Container[Entry]) -> None:
+    status = os.stat(path.parent if folder is None else folder)
+    if (status.st_dev, status.st_ino, path.name) in inputs:
+        raise PermissionError(errno.EPERM, "it is an input and is never overwritten: choose another output", str(path))
+
+
+@contextmanager
+def _part(path: Path, folder: int | None) -> Iterator[tuple[str, BinaryIO]]:
+    """A hidden file beside `path`, locked and open, and its name in the folder; removed in the end."""
+    while True:
+        name = f".dagl-{secrets.token_hex(8)}.part"
+        name = name if folder is not None else str(path.with_name(name))
+        try:
+            with open(name, "xb", opener=lambda name, how: os.open(name, how, 0o666, dir_fd=folder)) as file:
+                _lock(file, wait=True)
+                if os.name != "nt" and os.fstat(file.fileno()).st_nlink == 0:
+                    continue  # `clean` found it before it was locked
+                yield name, file
+                return
+        finally:
+            with suppress(OSError):
+                os.unlink(name, dir_fd=folder)
+
+
+def _put(part: str, path: Path, overwrite: bool, folder: int | None) -> None:
     """Renames. Without `overwrite` it never replaces a file, and never shows one that is not whole."""
+    target = path.name if folder is not None else str(path)
     if overwrite:
-        with suppress(FileNotFoundError):
-            shutil.copymode(path, temporary)
-        os.replace(temporary, path)
+        with suppress(OSError):
+            os.chmod(part, stat.S_IMODE(os.stat(target, dir_fd=folder).st_mode), dir_fd=folder)
+        os.replace(part, target, src_dir_fd=folder, dst_dir_fd=folder)
         return
     try:
-        os.link(temporary, path)  # atomic, and unlike a rename it never replaces
+        os.link(part, target, src_dir_fd=folder, dst_dir_fd=folder)  # atomic, and unlike a rename it never replaces
     except FileExistsError:
         raise
     except OSError:  # a file system without hard links, where a name cannot be taken and filled in one step
         if os.path.lexists(path):
             raise FileExistsError(errno.EEXIST, "File exists", str(path)) from None
-        os.replace(temporary, path)
+        os.replace(part, target, src_dir_fd=folder, dst_dir_fd=folder)
 
 
-def _lock(file: BinaryIO) -> bool:
+def _lock(file: BinaryIO, wait: bool = False) -> bool:
     """Whether this process has the file to itself from now on, until it is closed."""
     try:
         import fcntl
     except ImportError:  # Windows
         return False
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError:  # somebody else's, or a file system without locks
         return False
     return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import os
 import signal
 import sys
@@ -41,11 +42,25 @@ def keep_freed_memory() -> None:
             mallopt(parameter, size)
 
 
+def mend_streams() -> None:
+    """Streams that were closed when the command started, and text that they cannot encode.
+
+    Their numbers are taken by /dev/null, so that no file gets them; a closed stdout by one that refuses to be written
+    to, so that what is lost there is an error.
+    """
+    for name, mode, how in (("stdin", "r", os.O_RDONLY), ("stdout", "w", os.O_RDONLY), ("stderr", "w", os.O_WRONLY)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.open(os.devnull, how), mode))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def main() -> None:
     """The `dagl` command."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # started with the stream closed
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
-    signal.signal(signal.SIGTERM, _interrupt)  # a polite kill loses no more than Ctrl-C does
+    mend_streams()
+    for number in ("SIGTERM", "SIGHUP"):  # a polite kill, or a closed terminal, loses no more than Ctrl-C does
+        if hasattr(signal, number) and signal.getsignal(getattr(signal, number)) == signal.SIG_DFL:  # not under nohup
+            signal.signal(getattr(signal, number), _interrupt)
     keep_freed_memory()
     app()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -15,7 +14,7 @@ from typer.core import TyperGroup
 
 from .. import __version__
 from ..errors import DaglError
-from .console import say
+from .console import lose, say
 
 CommandLineError: type[Any] = typer.BadParameter.__bases__[0]
 """An unknown flag or command, a missing or wrong value; Typer has it and does not export it."""
@@ -72,6 +71,11 @@ def _flag(parameter: Any) -> str:
 class ErrorBoundary(TyperGroup):
     """Turns expected errors into one line and their exit code."""
 
+    def main(self, *arguments: Any, **more: Any) -> Any:
+        """What is printed before any command runs, the help above all, can find stdout full too."""
+        with _stdout():
+            return super().main(*arguments, **more)
+
     def make_context(self, *arguments: Any, **more: Any) -> Any:
         with _mistyped():
             return super().make_context(*arguments, **more)
@@ -79,21 +83,28 @@ class ErrorBoundary(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             with _mistyped(ctx):
-                result = super().invoke(ctx)
-            sys.stdout.flush()
-            return result
+                return super().invoke(ctx)
         except DaglError as error:
             say(f"Error: {with_flags(str(error), ctx.invoked_subcommand)}", "red")
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             say("Interrupted: finished files are kept, running the command again does the rest.", "yellow")
             raise typer.Exit(130) from None
-        except OSError as error:  # of files they are caught where they arise; this is stdout: full, or its reader gone
-            if not isinstance(error, BrokenPipeError):
-                say(f"Error: {error.filename or 'cannot write to stdout'}: {error.strerror}", "red")
-            with suppress(OSError):  # nothing more to flush at exit
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(1) from None
+
+
+@contextmanager
+def _stdout() -> Iterator[None]:
+    """Errors of files are caught where they arise; what is left is stdout: full, closed, or its reader gone."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            say(f"Error: {error.filename or 'cannot write to stdout'}: {error.strerror}", "red")
+        lose(sys.stdout)
+        raise SystemExit(1) from None
 
 
 def group(help: str, **more: Any) -> typer.Typer:

@@ -126,9 +126,9 @@ def _pairs(a: Path, b: Path, reference: Path | None) -> tuple[list[Pair], list[s
     problems: list[str] = []
     for folder in paths:
         other = next((path for path in paths if path != folder), folder)
-        below, unreadable = images_below(folder, other)  # without those of B where B lies inside A
-        found.append([path.relative_to(folder) for path in below])
-        problems += unreadable.values()
+        below = images_below(folder, other)  # without those of B where B lies inside A
+        found.append([path.relative_to(folder) for path in below.images])
+        problems += below.failures.values()
     matched, *alone = match(found[0], found[1])
     for folder, other, lonely in ((a, b, alone[0]), (b, a, alone[1])):
         problems += [f"{folder / path} has no counterpart in {other}: it is left out" for path in lonely]

@@ -2,12 +2,46 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from contextlib import suppress
+from typing import IO, Any, cast
+
 from rich.console import Console
 from rich.progress import Progress, ProgressColumn
 
 from ..errors import plain as plain  # for the commands
 
-errors = Console(stderr=True, highlight=False)
+
+class Messages:
+    """stderr as it is at the time; where it takes nothing (full, or its reader gone), the work goes on in silence."""
+
+    def write(self, text: str) -> int:
+        try:
+            return sys.stderr.write(text)
+        except OSError:
+            lose(sys.stderr)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            sys.stderr.flush()
+        except OSError:
+            lose(sys.stderr)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+
+def lose(stream: Any) -> None:
+    """Turns a stream that cannot be written to into one that takes everything, so that Python can end in peace."""
+    with suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
+
+
+errors = Console(file=cast(IO[str], Messages()), highlight=False)
 """Progress and messages: stdout is for data and --json alone."""
 
 

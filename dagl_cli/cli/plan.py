@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Container
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import UsageError
-from ..files import visible
+from ..files import entries, visible
 from .options import STDIO
+
+
+@dataclass
+class Found:
+    """What lies below a folder."""
+
+    images: list[Path] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+    """Path -> why it cannot be read, of folders and images that are known to fail."""
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    """Why -> paths that are passed over."""
 
 
 @dataclass
@@ -16,16 +28,25 @@ class Plan:
     files: list[tuple[Path, Path]] = field(default_factory=list)
     """(source, target) of each file; `STDIO` stands for stdin and stdout."""
     failures: dict[str, str] = field(default_factory=dict)
-    """Path -> why it cannot be read, of folders and files that are known to fail."""
+    """As in `Found`."""
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    """As in `Found`."""
 
 
-def plan(paths: list[Path], output: Path | None, suffix: str, raws: bool = False) -> Plan:
+EARLIER = "results of an earlier run"
+OTHER = "files of other kinds"
+RAW = "camera raw files, which `dagl demosaic` takes"
+BESIDE_RAW = "pictures beside a camera raw file of the same name"
+
+
+def plan(paths: list[Path], output: Path | None, suffix: str, raws: bool = False, overwrite: bool = False) -> Plan:
     """The files of a command line; results mirror a folder's tree.
 
-    `IN OUT` is a pair when there is no -o. raws: folders are searched for camera raw files too.
+    `IN OUT` is a pair when there is no -o. raws: folders are searched for camera raw files too. overwrite: targets
+    may be replaced.
     Raises UsageError for an output that is an input, or written twice.
     """
-    paths, output = split_output(paths, output)
+    paths, output = split_output(paths, output, overwrite)
     several = len(paths) > 1 or os.path.isdir(paths[0])
     check_output(output, suffix, several)
     if several and STDIO in paths:
@@ -36,6 +57,8 @@ def plan(paths: list[Path], output: Path | None, suffix: str, raws: bool = False
             made.files.append((path, output or STDIO))
         elif os.path.isdir(path):
             add_folder(made, path, output, suffix, raws, beside_others=len(paths) > 1)
+        elif is_earlier(path.stem, suffix, {p.stem for p in paths if p.parent == path.parent}):
+            made.left_out.setdefault(EARLIER, []).append(str(path))
         elif output is None:
             made.files.append((path, as_result(path.with_name(path.stem + suffix + path.suffix))))
         elif several or os.path.isdir(output) or (output != STDIO and not output.suffix):
@@ -46,12 +69,17 @@ def plan(paths: list[Path], output: Path | None, suffix: str, raws: bool = False
     return made
 
 
-def split_output(paths: list[Path], output: Path | None) -> tuple[list[Path], Path | None]:
-    """`IN OUT` is a pair when there is no -o."""
+def split_output(paths: list[Path], output: Path | None, overwrite: bool) -> tuple[list[Path], Path | None]:
+    """`IN OUT` is a pair when there is no -o, but not where that would cost a picture: `*.png` may be just two."""
+    from .. import images
+
     if output is not None or len(paths) == 1:
         return paths, output
     if len(paths) > 2:
         raise UsageError("several inputs need -o FOLDER")
+    costs = images.is_image_path(paths[1]) and os.path.isfile(paths[1]) and not is_same(paths[0], paths[1])
+    if overwrite and costs:
+        raise UsageError(f"{paths[1]} is an image: if it is the output to overwrite, say -o {paths[1]}")
     return paths[:1], paths[1]
 
 
@@ -74,24 +102,46 @@ def add_folder(made: Plan, folder: Path, output: Path | None, suffix: str, raws:
         root = named.parent / (named.name + suffix)
     else:
         root = output / named.name if beside_others else output
-    found, failures = images_below(folder, output or root, raws)
-    made.files += [(source, root / as_result(source.relative_to(folder))) for source in found]
-    made.failures |= failures
+    found = images_below(folder, output or root, suffix, raws)
+    made.files += [(source, root / as_result(source.relative_to(folder))) for source in found.images]
+    made.failures |= found.failures
+    for why, names in found.left_out.items():
+        made.left_out.setdefault(why, []).extend(names)
 
 
 def check_targets(files: list[tuple[Path, Path]]) -> None:
-    """Raises UsageError where an output is an input, or the output of another."""
-    sources = {os.path.realpath(source) for source, _ in files if source != STDIO}
+    """Raises UsageError where an output is an input, whatever links or mounts lead to it, or the output of another."""
+    inputs = {name for source, _ in files if source != STDIO for name in entries(source)}
     seen: dict[str, Path] = {}
     for source, target in files:
         if target == STDIO:
             continue
-        real = os.path.realpath(target)
-        if real in sources:
+        if any(name in inputs for name in entries(target)) or is_same_name(source, target):
             raise UsageError(f"{target} is an input and is never overwritten: choose another output or --suffix")
+        real = os.path.realpath(target)
         if real in seen:
             raise UsageError(f"{seen[real]} and {source} would both become {target}: choose other folders")
         seen[real] = source
+
+
+def is_same(a: Path, b: Path) -> bool:
+    """Whether both are there and lead to one file."""
+    return os.path.exists(a) and os.path.exists(b) and os.path.samefile(a, b)
+
+
+def is_same_name(source: Path, target: Path) -> bool:
+    """Whether two paths differ in nothing but the case of their names, on a file system that does not tell it."""
+    return (
+        source.name.casefold() == target.name.casefold()
+        and is_same(source, target)
+        and is_same(source.parent, target.parent)
+    )
+
+
+def is_earlier(stem: str, suffix: str, stems: Container[str]) -> bool:
+    """Whether a name is that of a result of this command, made of another of the names: `x_denoised` of `x`."""
+    original = stem.removesuffix(suffix)
+    return original != stem and original in stems
 
 
 def as_result(path: Path) -> Path:
@@ -101,33 +151,55 @@ def as_result(path: Path) -> Path:
     return path.with_suffix(raw.RESULT_SUFFIX) if raw.is_raw_path(path) else path
 
 
-def images_below(folder: Path, results: Path, raws: bool = False) -> tuple[list[Path], dict[str, str]]:
-    """Every image below a folder, sorted; and path -> why it cannot be read, of folders and of images.
+def images_below(folder: Path, results: Path, suffix: str = "", raws: bool = False) -> Found:
+    """What lies below a folder, sorted.
 
-    Hidden files are left out, and so are results of an earlier run that lie inside the folder. With `raws`, camera
+    Hidden files and folders are not looked at, nor `results` where it lies inside. Left out are results of an earlier
+    run (`is_earlier`; a folder `photos_denoised` beside `photos` too) and what dagl does not read. With `raws`, camera
     raw files are images too, and what lies beside one under the same name (the camera's JPEG) is left out; a second
     raw file of the name, whose result would be the same file, is a failure.
     """
+    unreadable: list[OSError] = []
+    found = Found()
+    earlier: set[Path] = set()
+    for root, names in visible(folder, unreadable.append, os.path.realpath(results)):
+        here = Path(root)
+        original = here.name.removesuffix(suffix)
+        made_of = original not in ("", here.name) and (here.parent / original).is_dir()
+        if here != folder and (here.parent in earlier or made_of):
+            earlier.add(here)
+            found.left_out.setdefault(EARLIER, []).extend(str(here / name) for name in names)
+        else:
+            sort_out([here / name for name in names], suffix, raws, found)
+    for error in unreadable:
+        found.failures[error.filename] = f"cannot read {error.filename}: {error.strerror}: make it readable"
+    return found
+
+
+def sort_out(paths: list[Path], suffix: str, raws: bool, found: Found) -> None:
+    """The files of one folder: what is to be restored, what fails, what is left out and why."""
     from .. import images
     from ..images import raw
 
-    found: list[Path] = []
-    unreadable: list[OSError] = []
-    failures: dict[str, str] = {}
-    for root, names in visible(folder, unreadable.append, os.path.realpath(results)):
-        raw_names: list[str] = []
-        developed: dict[str, str] = {}
-        for name in (n for n in names if raws and raw.is_raw_path(n)):
-            if (first := developed.setdefault(Path(name).stem, name)) == name:
-                raw_names.append(name)
-                continue
-            path = Path(root, name)
-            failures[str(path)] = (
-                f"{path}: its result would have the name of that of {first} beside it: give it alone, with a name"
-            )
-        names = raw_names + [n for n in names if images.is_image_path(n) and Path(n).stem not in developed]
-        paths = [Path(root, n) for n in sorted(names)]
-        found += [path for path in paths if os.path.isfile(path) or not os.path.exists(path)]  # a pipe would block
-    for error in unreadable:
-        failures[error.filename] = f"cannot read {error.filename}: {error.strerror}: make it readable"
-    return found, failures
+    stems = {path.stem for path in paths if images.is_image_path(path) or raw.is_raw_path(path)}
+    first_raw: dict[str, Path] = {}
+    for path in paths:
+        if raws and raw.is_raw_path(path):
+            first_raw.setdefault(path.stem, path)
+    for path in paths:
+        why = None
+        if is_earlier(path.stem, suffix, stems):
+            why = EARLIER
+        elif raw.is_raw_path(path):
+            why = None if raws else RAW
+        elif not images.is_image_path(path) or (path.exists() and not path.is_file()):  # a pipe would block
+            why = OTHER
+        elif path.stem in first_raw:
+            why = BESIDE_RAW
+        if why:
+            found.left_out.setdefault(why, []).append(str(path))
+        elif (first := first_raw.get(path.stem, path)) != path:
+            name = f"its result would have the name of that of {first.name} beside it"
+            found.failures[str(path)] = f"{path}: {name}: give it alone, with a name"
+        else:
+            found.images.append(path)

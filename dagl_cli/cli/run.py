@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from mimetypes import guess_type
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from .plan import Plan, plan
 
 if TYPE_CHECKING:
     from ..restoring.batch import Job
-    from ..restoring.file import Outcome
+    from ..restoring.picture import Outcome
 
 STATUSES = ("restored", "unchanged", "skipped", "failed", "planned")
 
@@ -38,21 +39,42 @@ def run(
 
     settings: those arguments of `FileRestorer` that are the command's own.
     """
-    planned = plan(paths, output, suffix, raws=settings["task"] in ("demosaic", "restore"))
+    planned = plan(
+        paths, output, suffix, raws=settings["task"] in ("demosaic", "restore"), overwrite=restoring.overwrite
+    )
+    left_out = [said_left_out(why, names) for why, names in planned.left_out.items()]
     if not planned.files and not planned.failures:
-        raise DaglError(f"{paths[0]}: no images in this folder (PNG, JPEG, TIFF, BMP or WebP)")
+        what = "no images in this folder (PNG, JPEG, TIFF, BMP or WebP)"
+        raise DaglError("; ".join([f"{paths[0]}: {what}", *left_out]))
     as_json = restoring.as_json
     if as_json and STDIO in (target for _, target in planned.files):
         if not by_environment(context, "as_json"):
             raise UsageError("--json and an image cannot both go to stdout: give an output file")
         as_json = False
-    rows = restore(planned, restoring, options, settings)
-    finish(rows, as_json, restoring.quiet)
+    rows: list[dict[str, Any]] = []
+    stopped: str | None = None
+    try:
+        restore(planned, restoring, options, settings, rows)
+    except (DaglError, KeyboardInterrupt) as stop:
+        stopped = with_flags(str(stop)) or "interrupted"
+        raise
+    finally:
+        if as_json:
+            print_report(rows, planned.left_out, stopped)
+    if not as_json and not restoring.quiet:
+        for line in left_out:
+            say(f"Left out: {with_flags(line)}", "yellow")
+        if len(rows) > 1:
+            say(", ".join(f"{n} {status}" for status, n in counts(rows).items()))
+    if failed := counts(rows).get("failed", 0):
+        raise typer.Exit(1 if failed == len(rows) else 3)
 
 
-def restore(planned: Plan, restoring: Restoring, options: Options, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """Restores what was planned, and tells of each file. Returns the rows of the report."""
-    from ..restoring.batch import restore_files
+def restore(
+    planned: Plan, restoring: Restoring, options: Options, settings: dict[str, Any], rows: list[dict[str, Any]]
+) -> None:
+    """Restores what was planned, tells of each file, and adds its row to the report."""
+    from ..restoring.batch import Batch
     from ..restoring.file import FileRestorer
 
     def warn(line: str) -> None:
@@ -67,33 +89,34 @@ def restore(planned: Plan, restoring: Restoring, options: Options, settings: dic
         max_pixels=restoring.max_pixels,
         warn=warn,
     )
-    rows = [row(path, None, status="failed", note=why) for path, why in planned.failures.items()]
-    for known in rows:
-        tell(known, restoring.quiet)
+    batch = Batch(
+        restorer,
+        [opened(source, target) for source, target in planned.files],
+        overwrite=restoring.overwrite,
+        dry_run=restoring.dry_run,
+    )
+    for path, why in planned.failures.items():
+        rows.append(row(path, None, status="failed", note=why))
+        tell(rows[-1], restoring.quiet)
     columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with bars(*columns, quiet=restoring.quiet) as progress:
-        batch = progress.add_task("files", total=len(planned.files), visible=len(planned.files) > 1)
+        files = progress.add_task("files", total=len(batch.jobs), visible=len(batch.jobs) > 1)
         tiles = progress.add_task("tiles", total=None)
-        for job, outcome in restore_files(
-            restorer,
-            (opened(source, target) for source, target in planned.files),
-            overwrite=restoring.overwrite,
-            dry_run=restoring.dry_run,
+        for job, outcome in batch.run(
             begin=lambda job: progress.reset(tiles, description=plain(Path(job.name).name)),
             progress=lambda done, total: progress.update(tiles, completed=done, total=total),
         ):
             rows.append(closed(job, outcome))
             tell(rows[-1], restoring.quiet)
-            progress.advance(batch)
-    return rows
+            progress.advance(files)
 
 
 def opened(source: Path, target: Path) -> Job:
-    """A planned file with stdin read, and room for what goes to stdout."""
+    """A planned file, with a stream for stdin and room for what goes to stdout."""
     from ..restoring.batch import Job
 
     return Job(
-        source=sys.stdin.buffer.read() if source == STDIO else source,
+        source=sys.stdin.buffer if source == STDIO else source,
         target=io.BytesIO() if target == STDIO else target,
         name="stdin" if source == STDIO else str(source),
     )
@@ -104,8 +127,8 @@ def closed(job: Job, outcome: Outcome) -> dict[str, Any]:
     if isinstance(job.target, io.BytesIO):
         sys.stdout.buffer.write(job.target.getbuffer())
         sys.stdout.buffer.flush()
-    paths = (str(end) if isinstance(end, Path) else str(STDIO) for end in (job.source, job.target))
-    return row(*paths, **vars(outcome))
+    source, target = (str(end) if isinstance(end, Path) else str(STDIO) for end in (job.source, job.target))
+    return row(source, target, **vars(outcome))
 
 
 def row(
@@ -147,12 +170,22 @@ def describe(row: dict[str, Any]) -> str:
     return f"{row['input']} -> {row['output']}: {row['status']}" + (f" ({'; '.join(details)})" if details else "")
 
 
-def finish(rows: list[dict[str, Any]], as_json: bool, quiet: bool) -> None:
-    """The report's end, and the exit code."""
-    counts = {s: n for s in STATUSES if (n := sum(row["status"] == s for row in rows))}
-    if as_json:  # ASCII, so that any file name can be printed anywhere
-        print(json.dumps({"counts": counts, "files": rows}, indent=2), flush=True)
-    elif len(rows) > 1 and not quiet:
-        say(", ".join(f"{n} {status}" for status, n in counts.items()))
-    if failed := counts.get("failed", 0):
-        raise typer.Exit(1 if failed == len(rows) else 3)
+def counts(rows: list[dict[str, Any]]) -> dict[str, int]:
+    return {status: n for status in STATUSES if (n := sum(row["status"] == status for row in rows))}
+
+
+def said_left_out(why: str, names: list[str]) -> str:
+    """What was passed over, with one for example: a picture or a film, if there is one."""
+    example = next((name for name in names if (guess_type(name)[0] or "").startswith(("image", "video"))), names[0])
+    return f"{len(names)} {why}, such as {example}"
+
+
+def print_report(rows: list[dict[str, Any]], left_out: dict[str, list[str]], stopped: str | None) -> None:
+    """The JSON report on stdout. It is ASCII, so that any file name can be printed anywhere."""
+    report: dict[str, Any] = {"counts": counts(rows), "files": rows}
+    report["left_out"] = [
+        {"why": with_flags(why), "count": len(names), "files": names} for why, names in left_out.items()
+    ]
+    if stopped:
+        report["stopped"] = stopped
+    print(json.dumps(report, indent=2), flush=True)

@@ -8,8 +8,9 @@ from .exif import iso_setting
 from .exif import of_raw as raw_exif
 from .formats import FORMATS, SUFFIXES, is_image_path
 from .image import Image, Resolution
-from .reading import read
+from .reading import read, record
 from .writing import check_target, write
+from .xmp import with_record
 
 __all__ = [
     "FORMATS",
@@ -21,6 +22,8 @@ __all__ = [
     "iso_setting",
     "raw_exif",
     "read",
+    "record",
     "srgb_profile",
+    "with_record",
     "write",
 ]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -56,6 +57,18 @@ def read(source: Path | str | bytes | BinaryIO, *, name: str | None = None, max_
 
 
 DAMAGED = "it is damaged or truncated: get an intact copy of it"
+
+
+def record(path: Path | str) -> dict[str, str]:
+    """How dagl made a file, as far as its XMP says so (`xmp.with_record`), near its beginning or end; else empty."""
+    with suppress(OSError), open(path, "rb") as file:
+        head = file.read(_NEAR)
+        file.seek(max(len(head), file.seek(0, os.SEEK_END) - _NEAR))
+        return xmp.record(head) or xmp.record(file.read(_NEAR))
+    return {}
+
+
+_NEAR = 1 << 17
 
 
 @contextmanager

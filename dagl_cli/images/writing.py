@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -37,6 +37,7 @@ def write(
     format: str | None = None,
     strip_metadata: bool = False,
     overwrite: bool = False,
+    inputs: Container[files.Entry] = frozenset(),
 ) -> list[str]:
     """Writes a file, all of it or nothing, or writes its bytes to an open binary stream.
 
@@ -51,6 +52,7 @@ def write(
     format: a name in `FORMATS`; by default the target's suffix decides, for a stream `image.format`.
     strip_metadata: leaves out EXIF, XMP, IPTC, text and resolution. What defines the colours (ICC) always stays.
     overwrite: without it an existing target is an error, even if it appears at the last moment.
+    inputs: names that are never replaced, see `files.write`.
     Returns what the format could not keep, a line each.
     Raises ImageError: the format cannot hold the bit depth or the alpha channel, the pixels are not finite, the
     target exists, or the system refuses to write.
@@ -65,18 +67,26 @@ def write(
             with quiet():
                 data = _encode(image, format, strip_metadata, notes)
         if isinstance(target, (str, Path)):
-            files.write(Path(target), data, overwrite=overwrite)
+            files.write(Path(target), data, overwrite=overwrite, inputs=inputs)
         else:
             target.write(data)
     return notes
 
 
 def check_target(
-    image: Image, target: Path | str | BinaryIO, *, overwrite: bool = False, strip_metadata: bool = False
+    image: Image,
+    target: Path | str | BinaryIO,
+    *,
+    overwrite: bool = False,
+    strip_metadata: bool = False,
+    new_folder: bool = False,
 ) -> None:
-    """Raises now what `write` would raise for this image's format, depth, alpha or size, or for this target."""
+    """Raises now what `write` would raise for this image's format, depth, alpha or size, or for this target.
+
+    new_folder: the target's folder is yet to be made.
+    """
     with _write_errors(target):
-        _checked_format(image, target, None, overwrite, strip_metadata)
+        _checked_format(image, target, None, overwrite, strip_metadata, new_folder)
 
 
 @contextmanager
@@ -98,14 +108,19 @@ def _write_errors(target: Path | str | BinaryIO) -> Iterator[None]:
 
 
 def _checked_format(
-    image: Image, target: Path | str | BinaryIO, name: str | None, overwrite: bool, strip_metadata: bool
+    image: Image,
+    target: Path | str | BinaryIO,
+    name: str | None,
+    overwrite: bool,
+    strip_metadata: bool,
+    new_folder: bool = False,
 ) -> str:
     """The format to write, if target and format can take the image. `files.write` checks again without a race."""
     if isinstance(target, (str, Path)):
         path = Path(target)
         if path.is_dir():
             raise ImageError("it is a folder: name a file")
-        if not path.parent.is_dir():
+        if not new_folder and not path.parent.is_dir():
             raise ImageError(f"the folder {path.parent} does not exist: create it first")
         if not overwrite and os.path.lexists(path):
             raise FileExistsError

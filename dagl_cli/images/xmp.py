@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from xml.parsers import expat
+from xml.sax.saxutils import quoteattr, unescape
 
 _PROMISES = {
     "http://ns.google.com/photos/1.0/camera/": "a motion photo's video",
@@ -18,6 +19,14 @@ _PROMISES = {
     "http://ns.adobe.com/xmp/note/": "extended XMP",
 }
 """Namespaces of properties about data that lies elsewhere in the file and is not carried -> what that is."""
+
+_OURS = "urn:dagl:restored:1.0/"
+_RECORD = re.compile(rb'<rdf:Description rdf:about="" xmlns:dagl="%s"[^<>]*/>' % re.escape(_OURS.encode()))
+_PACKET = (
+    b'<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
+    b'<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">%s</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+)
+ENTITIES = {'"': "&quot;"}
 
 
 def upright(packet: bytes) -> bytes:
@@ -42,6 +51,27 @@ def truthful(packet: bytes) -> tuple[bytes | None, list[str]]:
         kept += packet[position:start]
         position = max(position, end)
     return bytes(kept + packet[position:]), list(dict.fromkeys(finder.gone))
+
+
+def with_record(packet: bytes | None, values: dict[str, str]) -> bytes:
+    """With how dagl made the picture, in place of an earlier such record, as properties of `_OURS`.
+
+    A packet that is no RDF stays as it is.
+    """
+    properties = "".join(f" dagl:{name}={quoteattr(value, ENTITIES)}" for name, value in values.items())
+    record = f'<rdf:Description rdf:about="" xmlns:dagl="{_OURS}"{properties}/>'.encode()
+    if packet is None:
+        return _PACKET % record
+    packet = _RECORD.sub(b"", packet)
+    end = packet.rfind(b"</rdf:RDF>")
+    return packet if end < 0 else packet[:end] + record + packet[end:]
+
+
+def record(data: bytes) -> dict[str, str]:
+    """What `with_record` put into a packet, or into a file that holds it as it is; empty where there is none."""
+    found = _RECORD.search(data)
+    pairs = re.findall(r' dagl:(\w+)="([^"]*)"', found[0].decode(errors="replace")) if found else ()
+    return {name: unescape(value, {"&quot;": '"'}) for name, value in pairs}
 
 
 class _Finder:

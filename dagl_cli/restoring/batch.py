@@ -1,67 +1,137 @@
-"""Many files: an error costs its own file, never the others. Prints nothing."""
+"""Many files: an error costs its own file, never the others, and several processes share the work. Prints nothing."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import DaglError, ImageError, UsageError, WeightsError, one_line
-from .file import FileRestorer, Outcome
+from ..files import Entry, claimed, clean, entries
+from .file import FileRestorer, make_folder
+from .picture import Outcome
 from .tiling import Tick
+
+EXISTS = "the output exists: `overwrite` replaces it"
 
 
 @dataclass(frozen=True)
 class Job:
     """One file to make."""
 
-    source: Path | bytes
+    source: Path | bytes | BinaryIO
     target: Path | BinaryIO
     name: str
     """What errors call the source."""
 
 
-def restore_files(
-    restorer: FileRestorer,
-    jobs: Iterable[Job],
-    *,
-    overwrite: bool = False,
-    dry_run: bool = False,
-    begin: Callable[[Job], None] = lambda job: None,
-    progress: Tick | None = None,
-) -> Iterator[tuple[Job, Outcome]]:
-    """Each job and what became of it, one after the other.
+@dataclass
+class Batch:
+    """Jobs to be done by one restorer, each at most once, whoever else works at the same folders.
 
-    overwrite: replace existing targets, which are skipped otherwise.
+    overwrite: replace existing targets, which are skipped otherwise. Never an input of the batch, even where a link
+    or a mount leads to one, and no target that another run replaced since this one began.
     dry_run: only say what would be done.
-    begin: called with a job before it is begun. progress: as for `FileRestorer`.
-    Raises UsageError or WeightsError for what no file can be restored with.
     """
-    for job in jobs:
-        begin(job)
-        yield job, _restore(restorer, job, overwrite, dry_run, progress)
+
+    restorer: FileRestorer
+    jobs: Sequence[Job]
+    overwrite: bool = False
+    dry_run: bool = False
+    _inputs: set[Entry] = field(default_factory=set, init=False)
+    _before: dict[Path, tuple[int, int] | None] = field(default_factory=dict, init=False)
+    _folders: list[Path] = field(default_factory=list, init=False)
+    """Those that this batch made."""
+    _cleaned: set[Path] = field(default_factory=set, init=False)
+
+    def run(
+        self, begin: Callable[[Job], None] = lambda job: None, progress: Tick | None = None
+    ) -> Iterator[tuple[Job, Outcome]]:
+        """Each job and what became of it, one after the other.
+
+        begin: called with a job before it is begun. progress: as for `FileRestorer`.
+        Raises UsageError or WeightsError for what no file can be restored with.
+        """
+        for job in self.jobs:
+            if isinstance(job.source, Path):
+                self._inputs.update(entries(job.source))
+            if isinstance(job.target, Path) and self.overwrite:
+                self._before[job.target] = _version(job.target)
+        try:
+            for job in self.jobs:
+                begin(job)
+                start = time.perf_counter()
+                outcome = self._caught(job, progress)
+                if outcome.status not in ("skipped", "planned"):
+                    outcome.seconds = round(time.perf_counter() - start, 3)
+                yield job, outcome
+        finally:
+            for folder in reversed(self._folders):
+                with suppress(OSError):  # nothing came of it
+                    folder.rmdir()
+
+    def _caught(self, job: Job, progress: Tick | None) -> Outcome:
+        """An error of this file is its outcome; those of flags and weights concern all."""
+        try:
+            return self._job(job, progress)
+        except (UsageError, WeightsError):
+            raise
+        except ImageError as error:  # names the file
+            return Outcome("failed", note=str(error))
+        except DaglError as error:
+            return Outcome("failed", note=f"{job.name}: {error}")
+        except Exception as error:  # a mistake of ours: it must not cost the other files
+            return Outcome("failed", note=f"{job.name}: {type(error).__name__}: {one_line(error)}: please report this")
+
+    def _job(self, job: Job, progress: Tick | None) -> Outcome:
+        target = job.target
+        if isinstance(target, Path) and not self.overwrite and os.path.lexists(target):
+            otherwise = self.restorer.made_otherwise(target)
+            return Outcome("skipped", note="; ".join(filter(None, [EXISTS, otherwise])))
+        if self.dry_run:
+            return self.restorer.examine(job.source, target, name=job.name)
+        if not isinstance(target, Path):
+            return self.restorer(job.source, target, name=job.name, progress=progress)
+        with self._claimed(target) as mine:
+            if not mine:
+                return Outcome("skipped", note="another run is making it")
+            if os.path.lexists(target) and not (self.overwrite and _version(target) == self._before[target]):
+                return Outcome("skipped", note="another run made it meanwhile")
+            return self.restorer(
+                job.source, target, name=job.name, overwrite=self.overwrite, inputs=self._inputs, progress=progress
+            )
+
+    @contextmanager
+    def _claimed(self, target: Path) -> Iterator[bool]:
+        """The claim on a target, in its folder, which is made if it is missing. Raises ImageError."""
+        folder = target.parent
+        missing = [above for above in (folder, *folder.parents) if not above.exists()]
+        make_folder(folder)
+        self._folders += reversed(missing)
+        if folder not in self._cleaned:
+            self._cleaned.add(folder)
+            clean(folder)
+        with ExitStack() as stack:
+            try:
+                mine = stack.enter_context(claimed(target))
+            except PermissionError as error:
+                if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+                    remedy = "choose a folder you may write to"
+                    raise ImageError(f"cannot write {target}: {one_line(error)}: {remedy}") from None
+                mine = False  # it is another user's
+            except OSError:
+                mine = True  # what is wrong with the disk, writing will say
+            yield mine
 
 
-def _restore(restorer: FileRestorer, job: Job, overwrite: bool, dry_run: bool, progress: Tick | None) -> Outcome:
-    start = time.perf_counter()
-    if isinstance(job.target, Path) and not overwrite and os.path.lexists(job.target):
-        return Outcome("skipped", note="the output exists: `overwrite` replaces it")
-    if dry_run:
-        missing = isinstance(job.source, Path) and not os.path.isfile(job.source)
-        note = f"cannot read {job.source!s}: there is no such file" if missing else None
-        return Outcome("failed" if missing else "planned", note=note)
+def _version(path: Path) -> tuple[int, int] | None:
+    """What changes when a file is replaced; None: it is not there."""
     try:
-        outcome = restorer(job.source, job.target, name=job.name, overwrite=overwrite, progress=progress)
-    except (UsageError, WeightsError):
-        raise
-    except ImageError as error:  # names the file
-        outcome = Outcome("failed", note=str(error))
-    except DaglError as error:
-        outcome = Outcome("failed", note=f"{job.name}: {error}")
-    except Exception as error:  # a mistake of ours: it must not cost the other files
-        outcome = Outcome("failed", note=f"{job.name}: {type(error).__name__}: {one_line(error)}: please report this")
-    outcome.seconds = round(time.perf_counter() - start, 3)
-    return outcome
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import scipy.ndimage
 
@@ -35,10 +37,29 @@ def drawing(pixels: np.ndarray) -> str | None:
         ink = gray < (mode - 40) / 255
         if ink.any() and scipy.ndimage.binary_opening(ink, np.ones((9, 9))).sum() < 0.3 * ink.sum():  # strokes are thin
             return "a page: text or line art on paper"
-    levels = (255 * pixels + 0.5).astype(np.uint8)
+    levels = (255 * pixels.clip(0, 1) + 0.5).astype(np.uint8)
+    if has_few_levels(levels):
+        return "a few levels, as in dithers and prints"
     inside = np.any(levels > 2, -1) & np.any(levels < 253, -1)  # what is burnt out or black is even in photographs too
     even = (np.all(levels[:, 1:] == levels[:, :-1], -1) & inside[:, 1:]).sum() / max(1, inside[:, 1:].sum())
     return "a drawing or screenshot: even areas" if even > 0.6 else None
+
+
+def has_few_levels(levels: np.ndarray) -> bool:
+    """Whether nine tenths of the pixels have one of 16 levels, or 256 colours, that lie far apart.
+
+    levels: (H, W, 1 or 3) uint8. Noise fills the levels between those of a picture.
+    """
+    channels = levels.shape[-1]
+    codes = levels.reshape(-1, channels)[:: math.ceil(levels.size / 2**20)] @ np.array([1, 256, 65536][:channels])
+    found, counts = np.unique(codes, return_counts=True)
+    frequent = found[np.argsort(-counts, kind="stable")[: 16 if channels == 1 else 256]]
+    few = counts[np.isin(found, frequent)].sum() >= 0.9 * len(codes)
+    if not few or not 1 < len(frequent) <= len(codes) / 64:
+        return False
+    colours = (frequent[:, None] // np.array([1, 256, 65536][:channels])) % 256  # (N, channels)
+    distances = np.abs(colours[:, None] - colours).max(-1) + 256 * np.eye(len(colours), dtype=int)
+    return float(np.median(distances.min(1))) >= (8 if channels == 1 else 4)
 
 
 def steps(gray: np.ndarray) -> float:

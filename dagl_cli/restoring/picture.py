@@ -1,0 +1,328 @@
+"""One picture and what is done to it, step by step: the same for files and for Python."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from ..config import (
+    BAYER_PATTERNS,
+    DEFAULT_PATTERN,
+    TASKS,
+    ModelConfig,
+    Options,
+    check_pattern,
+    check_sigma,
+    model_config,
+)
+from ..errors import DaglError, WeightsError
+from ..images import Image, iso_setting
+from ..images.raw import Raw, develop
+from ..store import weights
+from . import guard, kind
+from .device import pick_device
+from .guard import Finding
+from .rawnoise import noise_rms
+from .restorer import Restorer, Warn, check_input, check_options, check_task, find_model, load_model
+from .tiling import Tick
+
+CLEAN_PROFILE = 1.0
+"""Noise of a raw file below this, on the 0-255 scale of the developed picture, is not worth removing."""
+MILD = 75
+"""JPEGs above this quality that have camera noise are left to its model, which knows them from its training."""
+UNSEEN = "nothing of it can be seen (alpha is 0): left as it is"
+
+
+@dataclass
+class Outcome:
+    """What happened to one picture."""
+
+    status: str
+    """'restored', or 'unchanged' where the image needs nothing; from `batch` also 'skipped' (the output exists),
+    'failed' and 'planned' (it would be restored)."""
+    sigma: float | None = None
+    """The estimated noise level, where it was estimated."""
+    quality: int | None = None
+    """The estimated quality of a JPEG."""
+    model: str | None = None
+    note: str | None = None
+    seconds: float = 0.0
+
+
+@dataclass
+class Case:
+    """A picture that is to be restored, as far as it is."""
+
+    picture: Image
+    """As it came."""
+    pixels: np.ndarray
+    """What a network is to see: (H, W, C), one channel where all are equal, hidden pixels filled."""
+    pattern: str
+    """Bayer pattern, for a mosaic."""
+    hidden: np.ndarray | None = None
+    """(H, W) bool: pixels that are wholly transparent, if there are any."""
+    negative: Raw | None = None
+    """How to develop a camera raw file, whose picture is a mosaic."""
+
+    def seen(self) -> np.ndarray:
+        """What is to be judged by: the picture, or of a cut-out a large rectangle without hidden pixels."""
+        return self.pixels if self.hidden is None else self.pixels[largest_rectangle(~self.hidden)]
+
+    def result(self) -> Image:
+        """The picture as it is now, with the channels that it came with or more; what is hidden stays as it was."""
+        channels = max(self.picture.pixels.shape[-1], self.pixels.shape[-1])
+        pixels = self.pixels if self.pixels.shape[-1] == channels else self.pixels.repeat(channels, -1)
+        if self.hidden is not None:
+            pixels = np.where(self.hidden[..., None], self.picture.pixels, pixels)
+        return replace(self.picture, pixels=pixels)
+
+
+def case_of(picture: Image, task: str, pattern: str, negative: Raw | None = None) -> Case:
+    """A picture with what is hidden filled, and as gray where it is."""
+    pixels, hidden = picture.pixels, None
+    if picture.alpha is not None and not picture.alpha.all() and task != "demosaic":
+        hidden = picture.alpha == 0
+        pixels = pixels if hidden.all() else filled(pixels, hidden)
+    if task != "demosaic" and is_gray(pixels):
+        pixels = pixels[..., :1]
+    return Case(picture, pixels, negative.pattern if negative else pattern, hidden, negative)
+
+
+def is_gray(pixels: np.ndarray) -> bool:
+    """Whether (H, W, C) holds one channel, or three that are equal: then a gray model restores it best."""
+    return all(np.array_equal(pixels[..., 0], pixels[..., channel]) for channel in range(1, pixels.shape[-1]))
+
+
+def filled(pixels: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+    """(H, W, C) whose hidden pixels have the colour of the nearest one that is seen. hidden: (H, W) bool, not all."""
+    from scipy.ndimage import distance_transform_edt
+
+    rows, columns = distance_transform_edt(hidden, return_distances=False, return_indices=True)
+    return np.ascontiguousarray(pixels[rows, columns])
+
+
+def largest_rectangle(seen: np.ndarray) -> tuple[slice, slice]:
+    """Of (H, W) bool a large rectangle that is all true, on a grid of at most 32x32 cells; all where it is small."""
+    cell = max(16, -(-max(seen.shape) // 32))
+    rows, columns = (n // cell for n in seen.shape)
+    cells = seen[: rows * cell, : columns * cell].reshape(rows, cell, columns, cell).all((1, 3))
+    best, area = (slice(None), slice(None)), 15  # of a quarter of what the noise meter looks at
+    for top in range(rows):
+        for bottom in range(top + 1, rows + 1):
+            ends = np.flatnonzero(np.diff(cells[top:bottom].all(0), prepend=False, append=False))
+            for left, right in ends.reshape(-1, 2):
+                if (right - left) * (bottom - top) > area:
+                    best = slice(top * cell, bottom * cell), slice(left * cell, right * cell)
+                    area = (right - left) * (bottom - top)
+    return best
+
+
+def run(
+    restorer: Restorer, pixels: np.ndarray, sigma: float | None, pattern: str, progress: Tick | None = None
+) -> np.ndarray:
+    """(H, W, C) -> the same, C fitted to the model's: gray runs through a colour model as three equal channels."""
+    x, config = torch.from_numpy(pixels).permute(2, 0, 1), restorer.config
+    if sigma == 0 and config.noise_map:  # there is nothing to remove; the network would still change a little
+        restored = x.clamp(0, 1)
+    elif config.task != "demosaic" and len(x) < config.channels:
+        colour = x.expand(config.channels, -1, -1).contiguous()
+        restored = restorer(colour, sigma, pattern, progress).mean(0, keepdim=True)
+    else:
+        restored = restorer(x, sigma, pattern, progress)
+    return restored.permute(1, 2, 0).numpy()
+
+
+class PictureRestorer:
+    """Restores pictures of one task; loads each model once, when the first picture needs it.
+
+    Args:
+        task, model, options, warn: as for `load_model`; or the task 'restore', which finds out what each picture
+            needs: a mosaic is demosaiced, then JPEG artifacts removed, then noise.
+        sigma: noise level, None: estimated for every picture, and so is its kind where the task is 'denoise'.
+        pattern: Bayer pattern, for demosaicing; camera raw files have their own.
+        force: remove JPEG artifacts where none are seen, too.
+        denoise: after demosaicing, remove camera noise.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        *,
+        model: str | None = None,
+        sigma: float | None = None,
+        pattern: str = DEFAULT_PATTERN,
+        force: bool = False,
+        denoise: bool = False,
+        options: Options = Options(),
+        warn: Warn = lambda line: None,
+    ) -> None:
+        if sigma is not None:
+            check_sigma(sigma)
+        check_pattern(pattern)
+        self.task, self.model, self.sigma, self.pattern, self.options = task, model, sigma, pattern, options
+        self.force, self.denoise, self.warn = force, denoise, warn
+        self._restorers: dict[tuple[str, int], Restorer] = {}
+
+    def restorer(self, channels: int, task: str | None = None) -> Restorer:
+        """The model for gray (1) or colour (3) images."""
+        task = task or self.task
+        channels = 3 if task == "demosaic" else channels
+        if (task, channels) not in self._restorers:
+            model = self.model if task == self.task else None
+            self._restorers[task, channels] = load_model(
+                task, channels, model=model, options=self._options(task), warn=self.warn
+            )
+        return self._restorers[task, channels]
+
+    def use(self, restorer: Restorer) -> None:
+        """Takes a loaded model for its task. Raises UsageError for one of another task."""
+        check_task(restorer.config.task, self.task, restorer.name)
+        self.model = restorer.name
+        for channels in (1, 3):
+            self._restorers[self.task, channels] = restorer
+
+    def described(self, channels: int, task: str | None = None) -> tuple[ModelConfig, str]:
+        """Configuration and name of the model for gray (1) or colour (3) images, without loading or fetching it."""
+        task = task or self.task
+        channels = 3 if task == "demosaic" else channels
+        if (task, channels) in self._restorers:
+            return self._restorers[task, channels].config, self._restorers[task, channels].name
+        model = self.model if task == self.task else None
+        try:
+            path = find_model(task, channels, model, offline=True)
+        except WeightsError:
+            on_hub = (model or "").startswith("hub:") or "DAGL_HUB_REPO" in os.environ
+            if self.options.offline or not on_hub:
+                raise
+            return model_config("lite", task, max(channels, min(TASKS[task].channels))), str(model)
+        config, _, _ = weights.describe(path)
+        check_task(config.task, task, str(path))
+        check_options(config, self._options(task))
+        return config, path.stem
+
+    def _options(self, task: str) -> Options:
+        whole = task == "demosaic" and self.task != "demosaic"  # of several steps: a blend is of pictures only
+        return replace(self.options, strength=1.0) if whole else self.options
+
+    def treated(self, case: Case, progress: Tick | None = None) -> tuple[Outcome, Image]:
+        """What was done, and the picture with it done: step by step, each on the result of the one before."""
+        if case.hidden is not None and case.hidden.all():
+            return Outcome("unchanged", note=UNSEEN), case.picture
+        outcome, notes, models = Outcome("unchanged"), [], []
+        for task in self._tasks(case):
+            finding = self._examine(case, task)
+            notes.append(finding.nothing or finding.note)
+            outcome.sigma = finding.sigma if finding.sigma is not None else outcome.sigma
+            outcome.quality = finding.quality if finding.quality is not None else outcome.quality
+            if finding.nothing:
+                continue
+            restorer = self.restorer(case.pixels.shape[-1], finding.task or task)
+            level = self._level(finding, restorer.config)
+            if restorer.config.task == "denoise" and case.pixels.shape[-1] < restorer.config.channels:
+                notes.append("a model for colour leaves much of a gray picture's noise: leave `model` out")
+            pixels = run(restorer, case.pixels, level, case.pattern, progress)
+            if task == "demosaic" and case.negative:
+                pixels = develop(pixels, case.negative)
+            case = replace(case, pixels=pixels)
+            models.append(restorer.name)
+            outcome.status = "restored"
+        if outcome.status == "restored" and len(notes) > 1:  # of several steps only what was done is told
+            notes = [note for note in notes if note and "left as it is" not in note]
+        outcome.model, outcome.note = " + ".join(models) or None, "; ".join(filter(None, notes)) or None
+        return outcome, case.result()
+
+    def foreseen(self, case: Case) -> Outcome:
+        """What `treated` would do, and its errors, without a network; of several steps, up to the first one needed.
+
+        Weights that would come from the Hub are not looked at.
+        """
+        pick_device(self.options.device)
+        if case.hidden is not None and case.hidden.all():
+            return Outcome("unchanged", note=UNSEEN)
+        notes = []
+        for task in self._tasks(case):
+            finding = self._examine(case, task)
+            if finding.nothing:
+                notes.append(finding.nothing)
+                continue
+            config, name = self.described(case.pixels.shape[-1], finding.task or task)
+            x = torch.from_numpy(case.pixels).permute(2, 0, 1)
+            x = x.expand(config.channels, -1, -1) if len(x) < config.channels and task != "demosaic" else x
+            check_input(config, name, x, self._level(finding, config), case.pattern)
+            return Outcome("planned", finding.sigma, finding.quality, name, finding.note)
+        return Outcome("unchanged", finding.sigma, finding.quality, note="; ".join(notes))
+
+    def _level(self, finding: Finding, config: ModelConfig) -> float | None:
+        """The noise level that a network is told."""
+        if self.sigma is not None:
+            return self.sigma
+        return finding.level if config.noise_map else None
+
+    def _tasks(self, case: Case) -> list[str]:
+        """What is looked for, in this order."""
+        if self.task == "demosaic":
+            return ["demosaic", "real"] if self.denoise else ["demosaic"]
+        if self.task != "restore":
+            return [self.task]
+        if case.negative:
+            return ["demosaic", "real"]
+        pattern = kind.mosaic_pattern(case.pixels)
+        if pattern is None:
+            return ["dejpeg", "denoise"]
+        if pattern in BAYER_PATTERNS:
+            case.pattern = pattern
+        return ["demosaic", "real"]
+
+    def _examine(self, case: Case, task: str) -> Finding:
+        """What the picture needs from a model of a task."""
+        if task == "demosaic":
+            return self._examine_mosaic(case)
+        if task == "dejpeg":
+            found = guard.compression(case.seen(), case.picture.jpeg_tables)
+            several = self.task == "restore" and found.nothing is None and kind.drawing(case.seen()) is None
+            if several and (found.quality or 100) > MILD and guard.noise(case.seen()).task == "real":
+                return Finding(quality=found.quality, nothing="left to the model of camera noise: left as it is")
+            found.nothing = None if self.force else found.nothing
+            return found
+        named = self.model and task == self.task
+        config = self.described(case.pixels.shape[-1], task)[0] if named else None
+        if self.sigma == 0:
+            return Finding(nothing="no noise to remove: left as it is")
+        if self.sigma is not None or (config and not config.noise_map):
+            return self._blind(case, config)
+        iso = iso_setting(case.picture.exif)
+        if task == "real" or (config and config.task == "real"):
+            found = guard.camera_noise(case.seen(), iso)
+            if case.negative and case.negative.noise is not None:
+                found = self._profiled(case, found)
+            return replace(found, task=task)
+        found = guard.noise(case.seen(), iso)
+        return replace(found, task=task) if config else found
+
+    def _blind(self, case: Case, config: ModelConfig | None) -> Finding:
+        """For a level that the user gives, or a model that takes none."""
+        if self.sigma is None and config and config.task == "real":
+            return Finding(nothing=guard.camera_noise(case.seen()).nothing)
+        return Finding()
+
+    def _profiled(self, case: Case, found: Finding) -> Finding:
+        """The level that a raw file's own noise profile gives, instead of the one estimated."""
+        assert case.negative is not None
+        rms = noise_rms(case.negative, self.restorer(3, "demosaic"))
+        if rms < CLEAN_PROFILE:
+            return Finding(rms, nothing="no noise by the file's noise profile: left as it is")
+        return Finding(rms, note="level from the file's noise profile", task=found.task)
+
+    def _examine_mosaic(self, case: Case) -> Finding:
+        if case.picture.orientation != 1:
+            turned = f"a mosaic with EXIF orientation {case.picture.orientation} is turned"
+            raise DaglError(f"{turned}: save it without that tag")
+        if case.negative:
+            return Finding(note=case.negative.summary)
+        found = guard.mosaic(case.pixels)
+        if found.nothing:
+            raise DaglError(f"{found.nothing}: `dagl restore` finds out what it needs")
+        return Finding(note=f"a Bayer mosaic, {case.pattern}" if self.task == "restore" else None)
