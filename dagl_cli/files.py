@@ -170,7 +170,7 @@ def _put(part: str, path: Path, overwrite: bool, folder: int | None) -> None:
         os.replace(part, target, src_dir_fd=folder, dst_dir_fd=folder)
         return
     try:
-        os.link(part, target, src_dir_fd=folder, dst_dir_fd=folder)  # atomic, and unlike a rename it never replaces
+        os.link(path.with_name(part) if folder is not None else part, path)  # unlike a rename it never replaces
     except FileExistsError:
         raise
     except OSError:  # a file system without hard links, where a name cannot be taken and filled in one step

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from dagl_cli.files import cache_folder, locked, remove_parts, replacing, visible, write
+from dagl_cli.files import cache_folder, clean, locked, replacing, visible, write
 
 
-def no_links(*_: object) -> None:
+def no_links(*_: object, **__: object) -> None:
     raise OSError(errno.EPERM, "Operation not permitted")
 
 
@@ -44,12 +44,12 @@ def test_a_kill_at_any_moment_leaves_nothing_that_looks_done(tmp_path: Path, lin
     from pathlib import Path
     from dagl_cli import files
 
-    def no_links(*_):
+    def no_links(*_, **__):
         raise OSError(1, "Operation not permitted")
 
     if not {links}:
         os.link = no_links
-    setattr(os, {at!r}, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    setattr(os, {at!r}, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
     files.write(Path("out.png"), b"data", overwrite=False)
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=tmp_path, env=environment())
@@ -58,7 +58,7 @@ def test_a_kill_at_any_moment_leaves_nothing_that_looks_done(tmp_path: Path, lin
     if killed:
         assert not (tmp_path / "out.png").exists()
         assert len(list(tmp_path.iterdir())) == 1
-        remove_parts(tmp_path)
+        clean(tmp_path)
         assert list(tmp_path.iterdir()) == []
 
 
@@ -71,7 +71,7 @@ def test_a_part_that_is_being_written_stays(tmp_path: Path, monkeypatch: pytest.
     sync = os.fsync
 
     def meanwhile(number: int) -> None:
-        remove_parts(tmp_path)
+        clean(tmp_path)
         sync(number)
 
     monkeypatch.setattr(os, "fsync", meanwhile)

@@ -57,8 +57,10 @@ def flags(command: str | None = None) -> dict[str, str]:
             yield from below(inner)
 
     root: Any = typer.main.get_command(app)
+    every = list(below(root))
+    usual = {name: flag for name, flag in every if flag == f"--{name.replace('_', '-')}"}  # where commands differ
     own = root.commands.get(command)
-    return dict(below(root)) | (dict(below(own)) if own else {})
+    return dict(every) | usual | (dict(below(own)) if own else {})
 
 
 def _flag(parameter: Any) -> str:

@@ -663,7 +663,7 @@ def test_signals(number: int, bundle: Path) -> None:
     left = sorted(p.name for p in Path("in_dejpeg").iterdir())
     if number == signal.SIGKILL:
         assert process.returncode == -9
-        assert [Path(name).suffix for name in left] == [".claim", ".part", ".png"]
+        assert sorted(Path(name).suffix for name in left) == [".claim", ".part", ".png"]
     else:
         assert process.returncode == 130
         assert stderr.splitlines()[-1].startswith("Interrupted: finished files are kept")

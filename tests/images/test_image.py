@@ -62,7 +62,7 @@ def picture(
     return Image((levels / (2**depth - 1)).astype(np.float32), mask, depth)
 
 
-def saved(image: Image, format: str, **options: bool) -> bytes:
+def saved(image: Image, format: str, **options: Any) -> bytes:
     stream = io.BytesIO()
     write(image, stream, format=format, **options)
     return stream.getvalue()
@@ -799,7 +799,7 @@ def test_nothing_partial_is_left(
     if overwrite:
         path.write_bytes(b"precious")
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise failure
 
     monkeypatch.setattr(os, stage, fail)
@@ -825,7 +825,7 @@ def test_nothing_partial_is_left(
     ],
 )
 def test_the_system_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, text: str, remedy: str) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError(code, text)
 
     monkeypatch.setattr(os, "fsync", refuse)
