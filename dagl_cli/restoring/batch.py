@@ -66,7 +66,7 @@ class Batch:
                 begin(job)
                 start = time.perf_counter()
                 outcome = self._caught(job, progress)
-                if outcome.status not in ("skipped", "planned"):
+                if outcome.status != "skipped" and not self.dry_run:
                     outcome.seconds = round(time.perf_counter() - start, 3)
                 yield job, outcome
         finally:

@@ -108,11 +108,11 @@ def largest_rectangle(seen: np.ndarray) -> tuple[slice, slice]:
     """Of (H, W) bool a large rectangle that is all true, on a grid of at most 32x32 cells; all where it is small."""
     cell = max(16, -(-max(seen.shape) // 32))
     rows, columns = (n // cell for n in seen.shape)
-    cells = seen[: rows * cell, : columns * cell].reshape(rows, cell, columns, cell).all((1, 3))
-    best, area = (slice(None), slice(None)), 15  # of a quarter of what the noise meter looks at
+    cells = np.logical_and.reduce(seen[: rows * cell, : columns * cell].reshape(rows, cell, columns, cell), (1, 3))
+    best, area = (slice(None), slice(None)), 15  # fewer cells tell too little
     for top in range(rows):
         for bottom in range(top + 1, rows + 1):
-            ends = np.flatnonzero(np.diff(cells[top:bottom].all(0), prepend=False, append=False))
+            ends = np.flatnonzero(np.diff(np.pad(np.logical_and.reduce(cells[top:bottom]), 1)))
             for left, right in ends.reshape(-1, 2):
                 if (right - left) * (bottom - top) > area:
                     best = slice(top * cell, bottom * cell), slice(left * cell, right * cell)
@@ -270,6 +270,8 @@ class PictureRestorer:
         if case.negative:
             return ["demosaic", "real"]
         pattern = kind.mosaic_pattern(case.pixels)
+        if pattern == "?" and kind.drawing(case.pixels):  # dots of a dither alternate too
+            pattern = None
         if pattern is None:
             return ["dejpeg", "denoise"]
         if pattern in BAYER_PATTERNS:

@@ -276,7 +276,7 @@ def test_sigma_is_estimated_and_a_clean_image_left_alone(tmp_path: Path, monkeyp
 
 
 def test_an_estimate_beyond_the_range_is_clipped_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimate, "estimate_sigma", lambda pixels, hidden: 90.0)
+    monkeypatch.setattr(estimate, "estimate_sigma", lambda pixels: 90.0)
     seen: list[object] = []
     monkeypatch.setattr(DAGL, "forward", lambda self, x, sigma=None: noting(seen, sigma, x))
     report = FileRestorer("denoise")(write(tmp_path / "in.png", noise(16, 16, 1)), tmp_path / "out.png")
@@ -527,7 +527,7 @@ def test_other_errors_are_not_taken_for_it(limit: Limit) -> None:
 
 
 def test_no_memory_around_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(pixels: np.ndarray, hidden: object) -> float:
+    def full(pixels: np.ndarray) -> float:
         raise MemoryError
 
     monkeypatch.setattr(estimate, "estimate_sigma", full)
