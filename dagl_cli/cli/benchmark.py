@@ -23,12 +23,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from ..config import BAYER_PATTERNS, PAPER_PATTERN, Options
 from ..errors import DaglError, ToleranceError, UsageError, WeightsError, unknown
 from ..measuring import datasets
 from .boundary import app, with_flags
-from .console import bars, say
+from .console import bars, plain, say
 from .datasets import DataDir, fetch
 from .options import Json, Quiet, Running, a_path, by_environment, flat
 
@@ -579,7 +580,7 @@ class Run:
         total = sum(len(case.samples(self.limit)) for case, _ in jobs)
         with bars(*columns, quiet=self.quiet) as bar:
             task = bar.add_task("", total=total)
-            yield lambda name: bar.update(task, advance=1, description=name)
+            yield lambda name: bar.update(task, advance=1, description=plain(name))
 
 
 def _duration(seconds: float) -> str:
@@ -616,15 +617,17 @@ def _write(title: str, run: Run, outputs: Outputs, as_json: bool) -> None:
 
 
 def _print(title: str, summary: tuple[list[str], list[list[str]]], notes: list[str]) -> None:
-    shown = Table(*summary[0], title=title, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for column in shown.columns[1:]:
-        column.justify, column.no_wrap = "right", False
-    for i, line in enumerate(summary[1]):
-        shown.add_row(*line, end_section=i + 1 < len(summary[1]))
+    heads, lines = summary
+    shown = Table(title=Text(plain(title)), box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for i, head in enumerate(heads):
+        shown.add_column(Text(plain(head)), justify="right" if i else "left")
+    for i, line in enumerate(lines):
+        cells = (Text("\n".join(map(plain, cell.split("\n")))) for cell in line)
+        shown.add_row(*cells, end_section=i + 1 < len(lines))
     console = _console()
     console.print(shown)
     for note in notes:
-        console.print(note, markup=False)
+        console.print(plain(note), markup=False)
 
 
 def _print_certainty(means: list[str], differences: list[str]) -> None:
@@ -636,7 +639,7 @@ def _print_certainty(means: list[str], differences: list[str]) -> None:
         if lines:
             console.print(f"\n{title}:", markup=False)
             for line in lines:
-                console.print(f"  {line}", markup=False)
+                console.print(f"  {plain(line)}", markup=False)
 
 
 def _console() -> Console:

@@ -169,7 +169,7 @@ def markdown(cases: Sequence[Case], rows: Sequence[Measurement]) -> str:
     """The summary and what is stated about its rows, as Markdown."""
     columns, lines = summary(cases, rows)
     cells = [[cell.replace("\n", " / ").replace("|", "\\|") for cell in line] for line in lines]
-    heads = [column.replace("|", "\\|") for column in columns]
+    heads = [" ".join(column.split()).replace("|", "\\|") for column in columns]
     table = [heads, ["---"] * len(columns), *cells]
     return "\n".join([*(f"| {' | '.join(line)} |" for line in table), "", *(f"* {note}" for note in notes(rows)), ""])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -139,3 +140,34 @@ def test_missing_sets_are_fetched(sets: Path, model: Path, tmp_path: Path, monke
     assert sorted(path.name for path in (datasets.default_folder() / "Toy").iterdir()) == ["1.png"], (
         "no more than needed"
     )
+
+
+def test_hostile_names_are_only_shown(sets: Path, model: Path, tmp_path: Path) -> None:
+    """Markup, escapes and the signs of tables in the name of a file and of a folder."""
+    name = "[bold] \x1b]0;owned\x07|a_b&\n% \u202e"
+    hostile = tmp_path / f"{name}.safetensors"
+    hostile.write_bytes(model.read_bytes())
+    own = tmp_path / name
+    own.mkdir()
+    (own / "[b]\x1b[31m.png").write_bytes((sets / "Toy/1.png").read_bytes())
+    files = {flag: tmp_path / f"out.{flag}" for flag in ("csv", "images-csv", "markdown", "latex", "report")}
+    flags = [word for flag, path in files.items() for word in (f"--{flag}", path)]
+    result = benchmark("--dataset", own, "--sigma", 25, "--model", model, "--compare", hostile, *flags)
+    assert result.exit_code == 0, result.output
+    for text in (result.stdout, result.stderr):
+        assert not {"\x1b", "\x07", "\u202e"} & set(text)
+        assert "[bold]" in text
+    table = [line for line in files["markdown"].read_text().splitlines() if line.startswith("|")]
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1
+    assert len(table) == 3
+    latex = [line for line in files["latex"].read_text().splitlines() if not line.startswith("%")]
+    assert sum(line.count(r"\\") for line in latex) == 2
+    assert r"a\_b\&" in "".join(latex)
+    with files["images-csv"].open(newline="") as file:
+        assert {line["image"] for line in csv.DictReader(file)} == {"[b]\x1b[31m.png"}
+
+
+def test_the_model_of_the_environment(sets: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGL_MODEL", str(model))
+    (row,) = measured_rows(benchmark("--dataset", "Toy", "--sigma", 25, "--data-dir", sets, "--json"))
+    assert row["weights"] == "toy"
