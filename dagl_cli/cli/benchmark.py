@@ -81,6 +81,33 @@ class Wanted:
     ] = None
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What it is measured with, and how."""
+
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Weight file, folder of a run, bundled or imported name, or hub:OWNER/REPO[@REVISION][:FILE]; "
+            "repeatable: the first is `ours`. Default: $DAGL_MODEL, or the best bundled.",
+        ),
+    ] = None
+    models: Annotated[
+        Path | None, typer.Option(parser=a_path, help="Folder of trained variants, for --table 5 and 6.")
+    ] = None
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="input, nlm, tv, bm3d, malvar, menon, a dagl model, another program's checkpoint, or your own "
+            "function as module:function; repeatable."
+        ),
+    ] = None
+    protocol: Annotated[
+        str, typer.Option(help="paper: its chop, results as floats; practical: blended tiles, results in 8 bits.")
+    ] = "paper"
+    tiling: Annotated[str | None, typer.Option(help="blend, chop or whole; default: the protocol's.")] = None
+
+
 def _file(help: str, *names: str) -> Any:
     return typer.Option(*names, parser=a_path, help=help)
 
@@ -132,31 +159,11 @@ class Gate:
 def benchmark(
     context: typer.Context,
     wanted: Wanted,
+    measured: Measured,
     running: Running,
     outputs: Outputs,
     pictures: Pictures,
     gate: Gate,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Weight file, folder of a run, bundled or imported name, or hub:OWNER/REPO[@REVISION][:FILE]; "
-            "repeatable: the first is `ours`. Default: $DAGL_MODEL, or the best bundled.",
-        ),
-    ] = None,
-    models: Annotated[
-        Path | None, typer.Option(parser=a_path, help="Folder of trained variants, for --table 5 and 6.")
-    ] = None,
-    compare: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="input, nlm, tv, bm3d, malvar, menon, a dagl model, another program's checkpoint, or your own "
-            "function as module:function; repeatable."
-        ),
-    ] = None,
-    protocol: Annotated[
-        str, typer.Option(help="paper: its chop, results as floats; practical: blended tiles, results in 8 bits.")
-    ] = "paper",
-    tiling: Annotated[str | None, typer.Option(help="blend, chop or whole; default: the protocol's.")] = None,
     data_dir: DataDir = None,
     dnd: Annotated[Path | None, typer.Option(parser=a_path, help="Folder of the DND data, for --table 2.")] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Measure again what was measured before.")] = False,
@@ -170,11 +177,12 @@ def benchmark(
     from ..measuring import gates
     from ..measuring.measure import PROTOCOLS, Cache, cache_path
 
+    protocol, compare = measured.protocol, measured.compare or []
     if protocol not in PROTOCOLS:
         raise unknown("protocol", protocol, PROTOCOLS)
-    options = _options(context, running, tiling or PROTOCOLS[protocol].tiling)
-    _check_flags(wanted, gate, models, dnd)
-    chosen: list[str | None] = [*(model or ())] or [os.environ.get("DAGL_MODEL") or None]
+    options = _options(context, running, measured.tiling or PROTOCOLS[protocol].tiling)
+    _check_flags(wanted, gate, measured.models, dnd)
+    chosen: list[str | None] = [*(measured.model or ())] or [os.environ.get("DAGL_MODEL") or None]
     if wanted.table == 2:
         others = {
             "--dataset": wanted.dataset, "--task": wanted.task, "--sigma": wanted.sigma, "--quality": wanted.quality,
@@ -195,8 +203,8 @@ def benchmark(
         raise UsageError("--seed given several times is for noise: nothing is random here")
     boxes = _boxes(pictures, cases, wanted.limit)
     _check_folder(pictures.save_images, cases, data_dir)
-    variants = _variants(wanted.table, models, model)
-    methods = _methods(chosen, compare or [], variants, options)
+    variants = _variants(wanted.table, measured.models, measured.model)
+    methods = _methods(chosen, compare, variants, options)
     run = Run(
         cases, methods, data_dir or datasets.default_folder(), protocol, wanted.seed or [1], wanted.limit,
         None if no_cache else Cache(cache_path()), quiet, pictures.save_images, boxes,
@@ -579,7 +587,7 @@ class Run:
         )  # fmt: skip
         total = sum(len(case.samples(self.limit)) for case, _ in jobs)
         with bars(*columns, quiet=self.quiet) as bar:
-            task = bar.add_task("", total=total)
+            task = bar.add_task(plain(f"{jobs[0][0]}, {jobs[0][1].name}") if jobs else "", total=total)
             yield lambda name: bar.update(task, advance=1, description=plain(name))
 
 

@@ -116,5 +116,5 @@ def test_the_release_check_fails_loudly(sets: Path, tmp_path: Path) -> None:
 def test_the_authors_weights_that_are_not_here(sets: Path) -> None:
     failed = benchmark("--table", 1, "--model", "release-denoise-gray", "--data-dir", sets)
     assert failed.exit_code == 4
-    said = "--model release-denoise-gray: not here: `dagl weights import --task denoise` gets it"
+    said = "--model release-denoise-gray: not here: `dagl weights import --task denoise` fetches it"
     assert failed.stderr == f"Error: {said}\n"
