@@ -14,7 +14,8 @@ import pytest
 import tifffile
 import torch
 import torch.nn.functional as F
-from helpers import ROOT, dagl, refused
+from helpers import ROOT, dagl, refused, tiny
+from helpers import saved as saved_weights
 
 from dagl_cli import images as image
 from dagl_cli.config import BAYER_PATTERNS, Options
@@ -25,6 +26,8 @@ from dagl_cli.images import raw
 from dagl_cli.images.colour import srgb_decode, srgb_encode
 from dagl_cli.measuring.metrics import psnr
 from dagl_cli.restoring.file import FileRestorer
+from dagl_cli.restoring.rawnoise import noise_rms
+from dagl_cli.store import weights
 
 rawpy = pytest.importorskip("rawpy")
 pytestmark = pytest.mark.usefixtures("bundled")
@@ -432,3 +435,51 @@ def test_what_libraw_says_does_not_leak(tmp_path: Path) -> None:
         with pytest.raises(ImageError) as caught:
             raw.read(saved(tmp_path / "a.dng", damaged), max_pixels=LIMIT)
         assert str(caught.value).count("(") == 0
+
+
+def profiled(shot: float, read: float) -> bytes:
+    return dng(exposed(scene(96, 128)), more=[(51041, "d", 2, (shot, read), True)])
+
+
+def test_the_noise_profile_tells_the_level_of_the_developed_picture(tmp_path):
+    shot, read = 0.0004, 1e-6
+    clean = raw.read(saved(tmp_path / "a.dng", profiled(shot, read)), max_pixels=LIMIT)
+    assert clean.noise is not None
+    np.testing.assert_allclose(clean.noise[0, 0], (shot / NEUTRAL[0], read / NEUTRAL[0] ** 2), rtol=1e-3)  # red
+    np.testing.assert_allclose(clean.noise[0, 1], (shot, read), rtol=1e-3)
+
+    levels = exposed(scene(96, 128))
+    black = np.tile(np.reshape(BLACK, (2, 2)), (48, 64))
+    light = (levels - black) / (WHITE - black)
+    noise = np.random.default_rng(0).standard_normal(light.shape) * np.sqrt(shot * light + read)
+    noisy_levels = np.rint((light + noise) * (WHITE - black) + black).clip(0, WHITE).astype(np.uint16)
+    noisy = raw.read(saved(tmp_path / "b.dng", dng(noisy_levels)), max_pixels=LIMIT)
+    assert noisy.noise is None
+    difference = raw.develop(bilinear(noisy), noisy) - raw.develop(bilinear(clean), clean)
+
+    def demosaic(mosaic: torch.Tensor, pattern: str) -> torch.Tensor:
+        return torch.from_numpy(bilinear(raw.Raw(mosaic[0].numpy(), pattern, clean.matrix, 0, ""))).permute(2, 0, 1)
+
+    found = noise_rms(clean, demosaic)  # type: ignore[arg-type]
+    assert found == pytest.approx(255 * np.sqrt(np.square(difference).mean()), rel=0.1)
+
+
+@pytest.mark.parametrize(("profile", "words"), [((0.004, 1e-5), "noise profile"), ((1e-9, 0.0), "no noise")])
+def test_raw_files_are_denoised_at_the_level_of_their_profile(tmp_path, monkeypatch, profile, words):
+    weights_of = tmp_path / "weights"
+    weights_of.mkdir()
+    for task in ("demosaic", "real"):
+        saved_weights(weights_of / f"{task}-color.safetensors", tiny(task, 3, graph=False))
+    monkeypatch.setattr(weights, "folder", lambda: weights_of)
+    path = saved(tmp_path / "a.dng", profiled(*profile))
+    for restorer in (FileRestorer("restore"), FileRestorer("demosaic", denoise=True)):
+        outcome = restorer(path, tmp_path / "out.tif", overwrite=True)
+        assert ("real-color" in str(outcome.model)) == (words == "noise profile")
+        assert (words in str(outcome.note)) == (words == "noise profile"), "of several steps what was done is told"
+        assert image.read(tmp_path / "out.tif").depth == 16
+
+
+@pytest.mark.parametrize("more", [(51041, "d", 2, (float("nan"), 0.0), True), (51041, "s", 0, "no numbers", True)])
+def test_a_noise_profile_that_makes_no_sense_is_none(tmp_path, more):
+    path = saved(tmp_path / "a.dng", dng(exposed(scene()), more=[more]))
+    assert raw.read(path, max_pixels=LIMIT).noise is None
