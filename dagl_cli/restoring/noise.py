@@ -2,8 +2,8 @@
 
 Estimators for white noise look at the finest detail, where camera noise hardly is: on photographs of high ISO they find
 a tenth to a third of it. Here the energy of four bands of detail is measured in blocks, from the flattest to the
-busiest, and a small network (3,000 parameters, `tests/studies/noise_meter.py` trains it), which has seen simulated
-camera noise, white noise and pictures without noise, tells from these numbers what of it is noise.
+busiest, and eight small networks (25,000 parameters, `tests/studies/noise_meter.py` trains them), which have seen
+simulated camera noise, white noise and pictures without noise, tell from these numbers what of it is noise.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ BANDS = (2, 4, 8, 16)
 """Sides in pixels of the means whose differences are the bands."""
 SHARES = (0.02, 0.1, 0.25, 0.5, 0.9)
 """Of the blocks, ordered by energy: at which the energies are read."""
+GROUP_SHARES = (0.1, 0.4)
+"""The same in the dark, the middle and the bright third of the blocks: noise depends on the light."""
+MEMBERS = 8
+"""Networks whose mean counts: one alone is off by a third where it has seen little like a picture."""
 FLATTEST = 0.1
 """Share of the blocks in which the correlation is measured."""
 FLOOR = 0.1
@@ -49,23 +53,29 @@ class NoiseMeter(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.mean, self.deviation = nn.Buffer(torch.zeros(COUNT)), nn.Buffer(torch.ones(COUNT))
-        self.layers = nn.Sequential(
-            nn.Linear(COUNT, 32), nn.SiLU(), nn.Linear(32, 32), nn.SiLU(), nn.Linear(32, 2)
-        )  # fmt: skip
+        self.members = nn.ModuleList(
+            nn.Sequential(nn.Linear(COUNT, 24), nn.SiLU(), nn.Linear(24, 24), nn.SiLU(), nn.Linear(24, 2))
+            for _ in range(MEMBERS)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers((x - self.mean) / self.deviation)
+        return self.each(x).mean(0)
+
+    def each(self, x: Tensor) -> Tensor:
+        """(MEMBERS, B, 2): what every member says."""
+        return torch.stack([member((x - self.mean) / self.deviation) for member in self.members])
 
 
-COUNT = 2 * len(BANDS) * len(SHARES) + 2 * 3 + 1
+COUNT = 2 * len(BANDS) * (len(SHARES) + 3 * len(GROUP_SHARES)) + 2 * 3 + 4
 """Numbers that `features` gives."""
 
 
 def features(pixels: np.ndarray) -> np.ndarray:
     """(COUNT,) float32 of a picture (H, W, 1 or 3), sides of at least 2 `BLOCK`: logarithms of energies in levels.
 
-    Of luma and of the colour differences: each band's energy in blocks, at `SHARES` of them; the correlation at
-    distances 1, 2 and 4 in the flattest blocks; at last the share of blocks that are not burnt out or black.
+    Of luma and of the colour differences: each band's energy in blocks, at `SHARES` of them and at `GROUP_SHARES` of
+    each third by brightness; the correlation at distances 1, 2 and 4 in the flattest blocks; at last the thirds'
+    brightness, and the share of blocks that are not burnt out or black.
     """
     height, width = (min(n, LARGEST) // BLOCK * BLOCK for n in pixels.shape[:2])
     top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
@@ -74,20 +84,24 @@ def features(pixels: np.ndarray) -> np.ndarray:
     luma = blocks(part[..., 0]).mean(1)
     usable = (luma > 8) & (luma < 245)
     usable = usable if usable.mean() > 0.05 else np.ones_like(usable)
+    order = np.argsort(luma[usable])
+    thirds = [third if len(third) else order for third in np.array_split(order, 3)]
     found: list[float] = []
     for planes in (part[..., :1], part[..., 1:]):
         bands = detail(planes)
         energies = np.stack([blocks((band**2).mean(-1)).mean(1)[usable] for band in bands])  # (bands, blocks)
-        found += np.log(np.quantile(energies, SHARES, axis=1) + FLOOR).T.ravel().tolist()
-        order = energies.sum(0)
-        flat = order <= np.quantile(order, FLATTEST)
+        for part_of, shares in [(energies, SHARES), *((energies[:, third], GROUP_SHARES) for third in thirds)]:
+            found += np.log(np.quantile(part_of, shares, axis=1) + FLOOR).T.ravel().tolist()
+        energy_of = energies.sum(0)
+        flat = energy_of <= np.quantile(energy_of, FLATTEST)
         fine = planes - scipy.ndimage.uniform_filter(planes, (2 * BLOCK - 1, 2 * BLOCK - 1, 0), mode="mirror")
         energy = blocks((fine**2).mean(-1)).mean(1)[usable][flat].mean() + FLOOR
         for distance in (1, 2, 4):
             product = (fine * np.roll(fine, distance, 1)).mean(-1)
             product[:, :distance] = 0
             found.append(float(blocks(product).mean(1)[usable][flat].mean() / energy))
-    return np.array([*found, usable.mean()], np.float32)
+    brightness = [luma[usable][third].mean() / 128 - 1 for third in thirds]
+    return np.array([*found, *brightness, usable.mean()], np.float32)
 
 
 def detail(planes: np.ndarray) -> list[np.ndarray]:

@@ -22,7 +22,7 @@ from dagl_cli.restoring.noise import FLOOR, NoiseMeter, features
 from dagl_cli.training import camera, photos
 
 SIDE = 256
-STEPS = 6000
+STEPS = 2500
 
 
 def example(scene: Tensor, random: np.random.Generator) -> list[tuple[Tensor, float, float, int]]:
@@ -89,10 +89,9 @@ def main() -> None:
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     for step in range(STEPS):
         some = torch.randint(len(x), (128,))
-        found = meter(x[some] + 0.05 * torch.randn(128, x.shape[1]))
-        noisy = truth[some, 2] < 2
-        loss = F.smooth_l1_loss(found[:, 0], truth[some, 0], beta=0.3)
-        loss = loss + ((found[:, 1] - truth[some, 1]).abs() * noisy).mean()
+        found = meter.each(x[some] + 0.08 * torch.randn(128, x.shape[1]))  # (members, 128, 2)
+        off = F.smooth_l1_loss(found[..., 0], truth[some, 0].expand(len(found), -1), beta=0.3, reduction="none")
+        loss = off.mean() + ((found[..., 1] - truth[some, 1]).abs() * (truth[some, 2] < 2)).mean()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

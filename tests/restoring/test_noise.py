@@ -1,0 +1,62 @@
+"""The noise that is measured against the noise that was added."""
+
+import numpy as np
+import pytest
+import scipy.ndimage
+
+from dagl_cli.restoring import guard, noise
+
+
+def photo(size: int = 256) -> np.ndarray:
+    """(size, size, 3): a scene of soft slopes, edges and a textured part."""
+    y, x = np.mgrid[:size, :size] / size
+    scene = np.stack([0.3 + 0.4 * x, 0.25 + 0.4 * y, 0.6 - 0.3 * x * y], -1)
+    for i in range(6):
+        inside = (x - 0.15 * i) ** 2 + (y - (0.37 * i) % 1) ** 2 < 0.008 * (i + 1)
+        scene[inside] = np.array([0.2 + 0.1 * i, 0.7 - 0.1 * i, 0.3 + 0.05 * i])
+    texture = np.random.default_rng(9).normal(0, 0.15, (size // 4, size, 1))
+    scene[: size // 4] += scipy.ndimage.gaussian_filter(texture, (1, 1, 0))
+    return scipy.ndimage.gaussian_filter(scene, (0.8, 0.8, 0)).clip(0, 1).astype(np.float32)
+
+
+def in_file(pixels: np.ndarray) -> np.ndarray:
+    return (np.rint(255 * pixels.clip(0, 1)) / 255).astype(np.float32)
+
+
+def noisy(rms: float, blur: float, seed: int = 0) -> np.ndarray:
+    """The photo with noise of an RMS in levels, blurred by so many pixels."""
+    white = np.random.default_rng(seed).standard_normal(photo().shape)
+    grain = scipy.ndimage.gaussian_filter(white, (blur, blur, 0)) if blur else white
+    return in_file(photo() + rms / 255 * grain / grain.std())
+
+
+@pytest.mark.parametrize(("rms", "blur"), [(5.0, 0.8), (8.0, 0.8), (8.0, 1.2), (8.0, 0.0), (20.0, 0.0)])
+def test_the_level_and_the_correlation_of_added_noise(rms: float, blur: float) -> None:
+    found = noise.measure(noisy(rms, blur))
+    assert found is not None
+    assert found.rms == pytest.approx(rms, rel=0.35)
+    assert (found.correlation > 0.4) == (blur > 0)
+
+
+def test_the_kinds_are_told_apart() -> None:
+    assert guard.noise(noisy(8.0, 0.9)).task == "real"
+    assert guard.noise(noisy(15.0, 0.0)).task == "denoise"
+    assert guard.noise(in_file(photo())).nothing == "no noise found: left as it is; `sigma` decides otherwise"
+    assert guard.camera_noise(in_file(photo())).nothing
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 1), (33, 200, 3), (300, 40, 1)])
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_even_pictures_have_none(shape: tuple[int, int, int], value: float) -> None:
+    found = noise.measure(np.full(shape, value, np.float32))
+    assert found is not None
+    assert found.rms < guard.CLEAN_RMS
+
+
+def test_too_small_to_be_measured() -> None:
+    assert noise.measure(np.zeros((31, 500, 3), np.float32)) is None
+
+
+def test_gray_is_measured_like_three_equal_channels() -> None:
+    gray = noisy(8.0, 0.9).mean(-1, keepdims=True)
+    assert noise.measure(gray) == noise.measure(gray.repeat(3, -1))
