@@ -441,7 +441,7 @@ def profiled(shot: float, read: float) -> bytes:
     return dng(exposed(scene(96, 128)), more=[(51041, "d", 2, (shot, read), True)])
 
 
-def test_the_noise_profile_tells_the_level_of_the_developed_picture(tmp_path):
+def test_the_noise_profile_tells_the_level_of_the_developed_picture(tmp_path: Path) -> None:
     shot, read = 0.0004, 1e-6
     clean = raw.read(saved(tmp_path / "a.dng", profiled(shot, read)), max_pixels=LIMIT)
     assert clean.noise is not None
@@ -465,7 +465,9 @@ def test_the_noise_profile_tells_the_level_of_the_developed_picture(tmp_path):
 
 
 @pytest.mark.parametrize(("profile", "words"), [((0.004, 1e-5), "noise profile"), ((1e-9, 0.0), "no noise")])
-def test_raw_files_are_denoised_at_the_level_of_their_profile(tmp_path, monkeypatch, profile, words):
+def test_raw_files_are_denoised_at_the_level_of_their_profile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profile: tuple[float, float], words: str
+) -> None:
     weights_of = tmp_path / "weights"
     weights_of.mkdir()
     for task in ("demosaic", "real"):
@@ -480,6 +482,6 @@ def test_raw_files_are_denoised_at_the_level_of_their_profile(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("more", [(51041, "d", 2, (float("nan"), 0.0), True), (51041, "s", 0, "no numbers", True)])
-def test_a_noise_profile_that_makes_no_sense_is_none(tmp_path, more):
+def test_a_noise_profile_that_makes_no_sense_is_none(tmp_path: Path, more: tuple[object, ...]) -> None:
     path = saved(tmp_path / "a.dng", dng(exposed(scene()), more=[more]))
     assert raw.read(path, max_pixels=LIMIT).noise is None
