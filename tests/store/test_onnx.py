@@ -65,7 +65,8 @@ def test_onnx(name: str, tmp_path: Path) -> None:
     assert (expected - image).abs().max() > 1e-3, "the network does something"
 
 
-def test_onnx_of_what_has_none(tmp_path: Path) -> None:
-    path = saved(tmp_path / "m.safetensors", network(graph="nonlocal", stages=1, heads=1))
-    with pytest.raises(WeightsError, match="graph 'nonlocal' has no ONNX export"):
+@pytest.mark.parametrize("graph", ["nonlocal", "equations", "gated"])
+def test_onnx_of_what_has_none(graph: str, tmp_path: Path) -> None:
+    path = saved(tmp_path / "m.safetensors", network(graph=graph, stages=1, heads=1))
+    with pytest.raises(WeightsError, match=f"graph '{graph}' has no ONNX export"):
         onnx.export(path, tmp_path / "m.onnx")

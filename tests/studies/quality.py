@@ -254,7 +254,7 @@ def without(restorer: Restorer) -> None:
     """Heads that leave the pilot as it is; stages that leave their features as they are."""
     for stage in restorer.model.stages:
         if isinstance(stage, GatedStage) and stage.graph:
-            stage.graph.forward = partial(pilots, stage.graph.heads)  # type: ignore[method-assign]
+            stage.graph.forward = partial(pilots, stage.graph.heads)
         else:
             stage.forward = lambda x: x
 
@@ -296,7 +296,7 @@ def takes_part(arguments: argparse.Namespace) -> Iterator[Line]:
         task, channels = usual.config.task, usual.config.channels
         if not usual.config.stages or not usual.config.heads:
             raise DaglError(f"--model {name} has no graph: choose one that `dagl weights list` calls DAGL")
-        for dataset in sets[channels] if task == "denoise" else [SETS[task][channels]]:
+        for dataset in arguments.dataset or (sets[channels] if task == "denoise" else [SETS[task][channels]]):
             row: Line = {"model": name, "set": dataset, "level": LEVELS[task]}
             found: dict[str, float] = {}
             for how, change in {"graph": None, "removed": without, "shuffled": shuffled}.items():
@@ -409,6 +409,7 @@ if __name__ == "__main__":
         help="folder with Set12/, Kodak24/ ... (default: $DAGL_DATA_DIR, or where `dagl datasets download` puts them)",
     )  # fmt: skip
     parser.add_argument("--model", action="append", help="bundled name or weight file; can be given again")
+    parser.add_argument("--dataset", action="append", help="for `graph`: this set; can be given again")
     parser.add_argument("--limit", type=int, help="only the first images of each set")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()

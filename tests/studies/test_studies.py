@@ -18,13 +18,16 @@ def run(script: str, *arguments: object) -> str:
 
 
 @pytest.mark.parametrize(
-    ("what", "model", "column"),
-    [("clean", "dejpeg-gray", "guard: left alone"), ("attention", "denoise-gray-lite", "% edges pruned"),
-     ("estimate", None, "8 bit: error")],
-)  # fmt: skip
-def test_quality_runs(what: str, model: str | None, column: str) -> None:
-    with_model = ["--model", model] if model else []
-    assert column in run("quality.py", what, "--limit", 1, "--data-dir", shared("testsets"), *with_model)
+    ("what", "arguments", "column"),
+    [
+        ("clean", ["--model", "dejpeg-gray"], "guard: left alone"),
+        ("attention", ["--model", "denoise-gray-lite"], "% edges pruned"),
+        ("graph", ["--model", "denoise-gray", "--dataset", "Set12"], "shuffling costs"),
+        ("estimate", [], "8 bit: error"),
+    ],
+)
+def test_quality_runs(what: str, arguments: list[str], column: str) -> None:
+    assert column in run("quality.py", what, "--limit", 1, "--data-dir", shared("testsets"), *arguments)
 
 
 @pytest.mark.parametrize(
