@@ -162,14 +162,14 @@ def shifted(pixels: np.ndarray) -> np.ndarray:
     [
         (lambda folder: None, "--pairs: {}/1_real.png has no partner: complete the pairs", 2),
         (lambda folder: (folder / "1_mean.png").write_bytes(b"?"), "cannot read {}/1_mean.png: it is not a PNG", 1),
-        (lambda folder: save(folder / "1_mean.png", toy_picture(40, 40, 3) / 255),
-         "pairs/1: the degraded image is 40x48, the clean one 40x40: crop one", 1),
-        (lambda folder: save(folder / "1_mean.png", shifted(toy_picture(48, 40, 3) / 255)),
+        (lambda folder: save(folder / "1_mean.png", toy_picture(80, 80, 3) / 255),
+         "pairs/1: the degraded image is 80x96, the clean one 80x80: crop one", 1),
+        (lambda folder: save(folder / "1_mean.png", shifted(toy_picture(96, 80, 3) / 255)),
          "pairs/1: the degraded image lies 1 pixels to the right and 0 down: align the pair", 1),
     ],
 )  # fmt: skip
 def test_pairs_that_are_none(sets: Path, tmp_path: Path, spoil: Any, said: str, code: int) -> None:
-    folder, clean = tmp_path / "pairs", toy_picture(48, 40, 3) / 255
+    folder, clean = tmp_path / "pairs", toy_picture(96, 80, 3) / 255
     for star in "12":
         pair(folder, (f"{star}_real.png", f"{star}_mean.png"), clean, noisy(clean))
     (folder / "1_mean.png").unlink()
@@ -188,7 +188,7 @@ def test_noise_alone_is_no_shift(sets: Path, sigma: float) -> None:
     random = np.random.default_rng(1)
     rows = np.repeat(random.normal(0, sigma / 255, (64, 32, 1)), 2, axis=1)
     for bad in (noisy(clean, sigma), clean + rows):
-        assert measure._shift(bad.astype(np.float32), clean.astype(np.float32)) is None
+        assert measure.pair_shift(bad.astype(np.float32), clean.astype(np.float32)) is None
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@
     attention   what the graph of 'released' models looks like on trained weights, and what bfloat16 costs in it
     clean       dejpeg on images that were never compressed, without and with the guard of the command line
     demosaic    side by side with Malvar (2004) and Menon (2007), all four patterns (needs dagl[compare])
+    shift       pairs that lie a pixel off, told from noise
 
 Prints a Markdown table row by row, or --json. PSNR in dB, levels on the 0-255 scale, means over whole sets; float32.
 """
@@ -37,7 +38,7 @@ from dagl_cli.config import BAYER_PATTERNS, Options
 from dagl_cli.errors import DaglError
 from dagl_cli.measuring import datasets
 from dagl_cli.measuring.cases import Case
-from dagl_cli.measuring.measure import Measurement, measure
+from dagl_cli.measuring.measure import Measurement, measure, pair_shift
 from dagl_cli.measuring.methods import Method, Settings
 from dagl_cli.measuring.metrics import psnr
 from dagl_cli.nn import attention
@@ -376,6 +377,24 @@ def demosaic(arguments: argparse.Namespace) -> Iterator[Line]:
             yield {"set": dataset, "pattern": pattern} | {name: mean(values) for name, values in found.items()}
 
 
+def shift(arguments: argparse.Namespace) -> Iterator[Line]:
+    """Gray crops with noise alone, and photographs whose noisy version lies one pixel off."""
+    random = np.random.default_rng(0)
+    photos = [x.permute(1, 2, 0).numpy() for x in clean_images(arguments.data_dir, "Kodak24", arguments.limit)]
+
+    def noisy(x: np.ndarray, level: float) -> np.ndarray:
+        return x + random.normal(0, level / 255, x.shape).astype(np.float32)
+
+    for level in (1, 5, 25, 50):
+        row: Line = {"set": "Kodak24", "σ": level}
+        for side in (64, 128):
+            crops = [photo[y : y + side, y : y + side, :1] for photo in photos for y in range(0, 320, 20)]
+            wrong = sum(pair_shift(noisy(crop, level), crop) is not None for crop in crops)
+            row[f"said to be shifted, {side}x{side}"] = f"{wrong} of {len(crops)}"
+        off = [pair_shift(noisy(np.roll(x, (1, -1), (0, 1)), level)[:300, :300], x[:300, :300]) for x in photos]
+        yield row | {"found, 300x300": f"{off.count((1, -1))} of {len(off)}"}
+
+
 SUBCOMMANDS: dict[str, Callable[[argparse.Namespace], Iterator[Line]]] = {
     "sigma": sigma,
     "flat": flat,
@@ -386,6 +405,7 @@ SUBCOMMANDS: dict[str, Callable[[argparse.Namespace], Iterator[Line]]] = {
     "attention": graph_attention,
     "clean": clean,
     "demosaic": demosaic,
+    "shift": shift,
 }
 
 

@@ -24,6 +24,7 @@ def run(script: str, *arguments: object) -> str:
         ("attention", ["--model", "denoise-gray-lite"], "% edges pruned"),
         ("graph", ["--model", "denoise-gray", "--dataset", "Set12"], "shuffling costs"),
         ("estimate", [], "8 bit: error"),
+        ("shift", [], "found, 300x300"),
     ],
 )
 def test_quality_runs(what: str, arguments: list[str], column: str) -> None:
