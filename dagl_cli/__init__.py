@@ -15,14 +15,20 @@ from .errors import DaglError, ImageError, UsageError, WeightsError
 if TYPE_CHECKING:
     from .restoring.api import restore
     from .restoring.restorer import Restorer, load_model
+    from .store.pretrained import DAGL
 
 __version__ = "0.1.0"
 __all__ = [
-    "DaglError", "ImageError", "Options", "Restorer", "UsageError", "WeightsError", "__version__", "load_model",
+    "DAGL", "DaglError", "ImageError", "Options", "Restorer", "UsageError", "WeightsError", "__version__", "load_model",
     "restore",
 ]  # fmt: skip
 
-LATER = {"Restorer": ".restoring.restorer", "load_model": ".restoring.restorer", "restore": ".restoring.api"}
+LATER = {
+    "DAGL": ".store.pretrained",
+    "Restorer": ".restoring.restorer",
+    "load_model": ".restoring.restorer",
+    "restore": ".restoring.api",
+}
 """Names that need torch, and where they are: imported when they are first used."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 import json
@@ -17,6 +18,7 @@ from typing import Any
 from helpers import ROOT
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+TOKEN = "hf_of_the_tests"
 FAULTS: dict[str, tuple[int, str]] = {
     "private": (401, "RepoNotFound"),
     "unauthorized": (401, ""),
@@ -50,6 +52,8 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files: dict[str, dict[str, bytes]] = {}
         self.requests: list[str] = []
+        self.commits: list[str] = []
+        """Branches that were committed to."""
         self.closing = threading.Event()
         self.url = f"http://127.0.0.1:{self.server_port}"
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -66,6 +70,42 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.answer(body=True)
+
+    def do_POST(self) -> None:
+        """What an upload asks for: the repository, how to send the files, and one commit that holds them."""
+        sent = self.rfile.read(int(self.headers["Content-Length"]))
+        parts = self.path.lstrip("/").partition("?")[0].split("/")
+        self.server.requests.append(f"POST {self.path}")
+        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            return self.fail(401, "")
+        if parts[:3] == ["api", "repos", "create"]:
+            asked = json.loads(sent)
+            repository = f"{asked.get('organization') or 'me'}/{asked['name']}"
+            if repository.startswith("faults/"):
+                return self.fail(*FAULTS[asked["name"]])
+            self.server.files.setdefault(repository, {})
+            return self.send({"url": f"{self.server.url}/{repository}"})
+        repository, kind = "/".join(parts[2:4]), parts[4] if len(parts) > 4 else ""
+        if kind == "preupload":
+            paths = [file["path"] for file in json.loads(sent)["files"]]
+            return self.send({"files": [{"path": p, "uploadMode": "regular", "shouldIgnore": False} for p in paths]})
+        if kind == "commit":
+            for line in map(json.loads, sent.splitlines()):
+                if line["key"] == "file":
+                    content = base64.b64decode(line["value"]["content"])
+                    self.server.files[repository][line["value"]["path"]] = content
+            self.server.commits.append(parts[5])
+            url = f"{self.server.url}/{repository}/commit/{COMMIT}"
+            return self.send({"success": True, "commitOid": COMMIT, "commitUrl": url, "hookOutput": ""})
+        return self.send({})  # of a card's front matter: nothing is wrong with it; and of a branch: it is there
+
+    def send(self, content: object) -> None:
+        data = json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
 
     def answer(self, body: bool) -> None:
         parts = self.path.lstrip("/").split("/", 4)

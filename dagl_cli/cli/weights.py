@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -169,7 +170,8 @@ def path(model: Name, as_json: Json = False, offline: Offline = False) -> None:
 
 @commands.command()
 def verify(models: Names = None, as_json: Json = False) -> None:
-    """Compare files with the SHA-256 in the manifest beside them; exit code 4 if one differs. Asks no network.
+    """Compare files with the SHA-256 in the manifest beside them, or else with the one that they carry; exit code 4 if
+    one differs. Asks no network.
 
     hub:OWNER/REPO stands for all of its files that are in the Hub's cache.
     """
@@ -186,10 +188,13 @@ def verify(models: Names = None, as_json: Json = False) -> None:
     for file in files if models else weights.bundled():
         row = {"name": file.stem, "path": str(file), "intact": False, "message": ""}
         try:
-            entry = manifest.read(file.parent / manifest.MANIFEST).files.get(file.name)
-            if entry is None:
-                raise WeightsError(f"{file}: not in the manifest beside it: `dagl weights manifest {file.parent}`")
-            weights.check(file, entry.sha256)
+            entry = manifest.beside(file).files.get(file.name)
+            if entry is not None:
+                weights.check(file, entry.sha256)
+            elif not weights.check_carried(file):
+                raise WeightsError(
+                    f"{file}: carries no SHA-256, and no manifest beside it has one: `dagl weights manifest {file.parent}`"
+                )
             row["intact"] = True
         except WeightsError as error:
             row["message"] = str(error)
@@ -232,10 +237,10 @@ def download(
     for model in models or [""]:
         if model.startswith("hub:"):
             specs.append(hub.parse(model))
-        elif repo is None:
+        elif (repo := repo or hub.REPOSITORY) is None:
             raise WeightsError(
-                "no weights of dagl are published on the Hub yet (the bundled ones need no download): "
-                "give hub:OWNER/REPO or --repo"
+                "no weights of dagl are published on the Hub yet (the bundled ones need no download: "
+                f"{', '.join(p.stem for p in weights.bundled()) or 'none'}): give hub:OWNER/REPO or --repo"
             )
         else:
             file = f"{model.removesuffix('.safetensors')}.safetensors" if model else None
@@ -372,6 +377,34 @@ def export(
         say(f"Do not publish it: {', '.join(unlicensed)} may not be passed on (see the licence in its card).", "yellow")
     elif not unstated:
         say(f"Publish it: hf upload OWNER/REPO {folder} .")
+
+
+@commands.command()
+def push(
+    repository: Annotated[str, typer.Argument(metavar="OWNER/REPO", help="Repository on the Hub; made if need be.")],
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[FILE]...", help="Folder that `dagl weights export` made, or names, or weight files."),
+    ] = None,
+    revision: Annotated[str, typer.Option(help="Branch; made if need be.")] = "main",
+    private: Annotated[bool, typer.Option("--private", help="Where the repository is made: for you alone.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Upload weights with their manifest and card in one commit, and print the reference that is pinned to it.
+
+    The token is that of `hf auth login`, or HF_TOKEN. Files whose licence is not stated, or forbids it, are refused.
+    """
+    from ..store import card
+
+    with tempfile.TemporaryDirectory() as exported:
+        folder = Path(models[0]) if models and len(models) == 1 and Path(models[0]).is_dir() else Path(exported)
+        if folder == Path(exported):
+            card.export(located(models), folder)
+        made = card.push(folder, repository, private=private, revision=revision)
+    if as_json:
+        print_json({"repository": made.repository, "commit": made.revision, "reference": str(made)})
+    else:
+        print(made)
 
 
 @commands.command()

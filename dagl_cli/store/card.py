@@ -15,9 +15,9 @@ from .. import __version__
 from ..config import TASKS, ModelConfig, variant_of
 from ..errors import DaglError, UsageError, WeightsError, plain
 from ..files import replacing, write
-from . import weights
+from . import hub, weights
 from .hub import NAME
-from .manifest import MANIFEST, Entry, Manifest, Result, beside, parsed, said, write_json
+from .manifest import MANIFEST, Entry, Manifest, Result, beside, parsed, read, said, write_json
 
 CARD = "README.md"
 CONFIG = "config.json"
@@ -309,6 +309,23 @@ def export(paths: Sequence[Path], target: Path, rows: Sequence[Result] = (), *, 
     except OSError as error:
         raise DaglError(f"{target}: {error.strerror}: choose another folder, or make room") from None
     return made
+
+
+def push(folder: Path, repository: str, *, private: bool = False, revision: str = "main") -> hub.Spec:
+    """Upload an exported folder (`export`) in one commit: what its manifest names, the manifest, card, configuration.
+
+    Returns what names the commit. Raises WeightsError for a file that is damaged, or whose licence is not stated or
+    does not let it be passed on, and for what is in the way of the upload.
+    """
+    made = read(folder / MANIFEST)
+    for name, e in made.files.items():
+        weights.check(folder / name, e.sha256)
+        if not e.licence:
+            raise WeightsError(f"{folder / name}: no licence is stated: {MANIFEST} beside the file is where it belongs")
+        if not re.match("MIT|CC|Apache", e.licence):
+            raise WeightsError(f"{folder / name} may not be passed on: its licence is '{plain(e.licence)[:60]}'")
+    names = [*made.files, *(name for name in (MANIFEST, CARD, CONFIG) if (folder / name).is_file())]
+    return hub.push(folder, names, repository, private=private, revision=revision)
 
 
 def _agreed(paths: Sequence[Path]) -> Manifest:

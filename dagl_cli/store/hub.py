@@ -12,7 +12,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,6 +23,8 @@ from urllib.parse import urljoin, urlsplit
 from ..errors import UsageError, WeightsError, one_line
 from ..files import replacing, write
 
+REPOSITORY: str | None = None
+"""OWNER/REPO@COMMIT where the weights lie that are not bundled; there is none yet. $DAGL_HUB_REPO takes its place."""
 COMMIT = re.compile(r"[0-9a-f]{40}")
 """A full commit: what it names never changes, so a cached copy needs no request."""
 SPEC = re.compile(
@@ -170,6 +172,36 @@ class _Arriving(io.BufferedRandom):
             raise WeightsError("the Hub sends more than it said: try again later, or give a file with --model")
         self.progress(self.tell(), self.size)
         return count
+
+
+def push(folder: Path, names: Iterable[str], repository: str, *, private: bool = False, revision: str = "main") -> Spec:
+    """Upload files of a folder in one commit, with the client's own token; the repository is made if there is none.
+
+    Returns what names the commit. Raises UsageError for a name that is none, WeightsError for what is in the way.
+    """
+    spec = replace(parse(f"hub:{repository}"), revision=revision)
+    if spec.file or "@" in repository:
+        raise UsageError(f"'{repository}' is no repository: write OWNER/REPO, and a branch as `revision`")
+    try:
+        import huggingface_hub as hf
+    except ValueError as error:
+        raise WeightsError(f"{spec}: huggingface_hub refuses a setting ({error}): correct the HF_ variables") from None
+
+    if is_offline():
+        raise WeightsError(f"{spec}: HF_HUB_OFFLINE is set: nothing can be uploaded")
+    try:
+        hf.logging.set_verbosity_error()
+        hub = hf.HfApi(library_name="dagl")
+        hub.create_repo(spec.repository, private=private, exist_ok=True)
+        if revision != "main":
+            hub.create_branch(spec.repository, branch=revision, exist_ok=True)
+        files = [hf.CommitOperationAdd(name, folder / name) for name in names]
+        made = hub.create_commit(spec.repository, files, commit_message="Weights of dagl", revision=revision)
+    except Exception as error:  # as in `fetch`
+        raise WeightsError(f"{spec}: {_explain(error, spec, False)}") from None
+    if not COMMIT.fullmatch(made.oid):
+        raise WeightsError(f"{spec}: {_no_hub()}")
+    return replace(spec, revision=made.oid)
 
 
 def is_offline() -> bool:

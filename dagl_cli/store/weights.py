@@ -87,7 +87,7 @@ def resolve(
     2. the bundled files, by name; None is the default of the task (`default_name`);
     3. the imported files, by name;
     4. the Hub, from its cache if it is there: `hub:OWNER/REPO[@REVISION][:FILE]`, or a name in the repository
-       that $DAGL_HUB_REPO gives (OWNER/REPO[@REVISION]; there is none by default).
+       that $DAGL_HUB_REPO gives, else `hub.REPOSITORY` (OWNER/REPO[@REVISION]; there is none yet).
 
     offline: nothing is requested. Raises WeightsError when there is none, UsageError for a malformed `hub:`.
     """
@@ -102,7 +102,7 @@ def resolve(
     where = f"--model {model}" if model else f"no bundled model for {task} with {channels} channel(s)"
     what = "a folder, give a file in it" if model and os.path.isdir(model) else "no such file or bundled model"
     unknown = f"{where}: {what} (bundled: {names}{more and '; imported: '}{more[2:]})"
-    repository = os.environ.get("DAGL_HUB_REPO")
+    repository = os.environ.get("DAGL_HUB_REPO") or hub.REPOSITORY
     if repository and re.fullmatch(hub.NAME, name):
         try:
             spec = replace(hub.parse(f"hub:{repository}"), file=f"{name}.safetensors")
@@ -131,7 +131,7 @@ def check_known(path: Path) -> None:
     """
     remedy = {folder(): "install dagl again", imported_folder(): "import it again"}.get(path.parent)
     entry = manifests.beside(path).files.get(path.name)
-    if entry is None and path.is_file() and OWN_DIGEST not in _contents(path).metadata:
+    if entry is None and path.is_file() and not check_carried(path):
         entry = manifests.read(folder() / MANIFEST).files.get(path.name) if (folder() / MANIFEST).is_file() else None
         remedy = "give it another name if it is not the bundled one"
     if entry is not None:
@@ -140,6 +140,26 @@ def check_known(path: Path) -> None:
         except WeightsError as error:
             remedy = remedy or f"get it again, or `dagl weights manifest {path.parent}` if it was made anew"
             raise WeightsError(f"{error}: {remedy}") from None
+
+
+def check_carried(path: Path) -> bool:
+    """Whether a file carries a digest of itself (those of dagl 0.1.0 do not). Raises WeightsError where it is wrong."""
+    carried = _contents(path).metadata.get(OWN_DIGEST)
+    if carried is not None:
+        _compare(path, _read(path), carried)
+    return carried is not None
+
+
+def _compare(path: Path, content: bytes, carried: str) -> None:
+    if own_digest(content) != carried:
+        raise WeightsError(f"{path}: damaged: its contents are not those of the SHA-256 that it carries: {AGAIN}")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{path}: {error.strerror}: download it again") from None
 
 
 def from_hub(
@@ -223,10 +243,7 @@ def cached_from_hub(spec: hub.Spec) -> list[Path]:
 
 def sha256(path: Path) -> str:
     """Raises WeightsError when the file cannot be read."""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise WeightsError(f"{path}: {error.strerror}: download it again") from None
+    return hashlib.sha256(_read(path)).hexdigest()
 
 
 def check(path: Path, digest: str) -> None:
@@ -275,12 +292,12 @@ def load(path: Path) -> tuple[DAGL, dict[str, Any]]:
     if problems := misfits(model, described):
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise WeightsError(f"{path} does not fit its own configuration: it {problems[0]}{more}")
+    content = _read(path)
+    if OWN_DIGEST in found.metadata:
+        _compare(path, content, found.metadata[OWN_DIGEST])
     try:
-        content = path.read_bytes()
-        if (digest := found.metadata.get(OWN_DIGEST)) is not None and own_digest(content) != digest:
-            raise WeightsError(f"{path}: damaged: its contents are not those of the SHA-256 that it carries: {AGAIN}")
         state = {name: tensor.float() for name, tensor in deserialize(content).items()}
-    except (SafetensorError, OSError) as error:  # changed since it was examined
+    except SafetensorError as error:  # changed since it was examined
         raise WeightsError(f"{path}: cannot be read ({one_line(error)}): {AGAIN}") from None
     for name, tensor in state.items():
         if not tensor.isfinite().all():

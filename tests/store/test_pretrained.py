@@ -1,0 +1,140 @@
+"""Published and used as models of the Hub are: pushed in one commit, loaded by name, the same numbers again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import ROOT, saved, tiny
+from local_hub import COMMIT, TOKEN, Hub, environment
+
+from dagl_cli import DAGL
+from dagl_cli.config import GRAPHS
+from dagl_cli.errors import WeightsError
+from dagl_cli.store import weights
+
+
+@pytest.fixture
+def server() -> Iterator[Hub]:
+    server = Hub()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def run(server: Hub, home: Path, *command: object, **more: str) -> subprocess.CompletedProcess[str]:
+    env = environment(home, server.url, PYTHONPATH=str(ROOT), **{"HF_TOKEN": TOKEN} | more)
+    return subprocess.run([sys.executable, *map(str, command)], env=env, text=True, capture_output=True, check=False)
+
+
+def dagl(server: Hub, home: Path, *arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
+    return run(server, home, "-m", "dagl_cli", "weights", *arguments, **more)
+
+
+def test_push(server: Hub, tmp_path: Path) -> None:
+    path = saved(tmp_path / "denoise-gray.safetensors", tiny(shift=0.25), licence="MIT")
+    result = dagl(server, tmp_path, "push", "me/models", path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"hub:me/models@{COMMIT}\n"
+    assert server.files["me/models"].keys() == {"denoise-gray.safetensors", "manifest.json", "README.md", "config.json"}
+    assert server.commits == ["main"], "one commit"
+    found = dagl(server, tmp_path, "path", result.stdout.strip())
+    assert found.returncode == 0, found.stderr
+    assert Path(found.stdout.strip()).read_bytes() == path.read_bytes()
+
+    assert dagl(server, tmp_path, "export", tmp_path / "out", "--model", path).returncode == 0
+    (tmp_path / "out/secret.txt").write_text("not of the export")
+    result = dagl(server, tmp_path, "push", "me/other", tmp_path / "out", "--revision", "v2", "--private", "--json")
+    assert json.loads(result.stdout)["reference"] == f"hub:me/other@{COMMIT}"
+    assert server.files["me/other"].keys() == server.files["me/models"].keys()
+    assert server.commits == ["main", "v2"]
+
+
+def test_what_is_not_pushed(server: Hub, tmp_path: Path) -> None:
+    good = saved(tmp_path / "good.safetensors", tiny(), licence="MIT")
+    unstated = saved(tmp_path / "unstated.safetensors", tiny())
+    theirs = saved(tmp_path / "theirs.safetensors", tiny(), licence="none stated: for your own use only")
+    dagl(server, tmp_path, "export", tmp_path / "damaged", "--model", good)
+    (tmp_path / "damaged/good.safetensors").write_bytes(good.read_bytes()[:-1] + b"?")
+    for arguments, code, expected in (
+        (["me/x", unstated], 4, "no licence is stated"),
+        (["me/x", theirs], 4, "may not be passed on: its licence is 'none stated"),
+        (["me/x", tmp_path / "damaged"], 4, "damaged: its SHA-256 is"),
+        (["me/x", tmp_path], 4, "there is no manifest"),
+        (["me", good], 2, "write hub:OWNER/REPO"),
+        (["me/x@v1", good], 2, "write OWNER/REPO"),
+        (["faults/forbidden", good], 4, "the Hub refuses access (403)"),
+        (["faults/broken", good], 4, "the Hub answers 500"),
+    ):
+        result = dagl(server, tmp_path, "push", *arguments)
+        assert result.returncode == code, result.stderr
+        assert expected in result.stderr
+        assert result.stderr.count("\n") == 1
+    denied = dagl(server, tmp_path, "push", "me/x", good, HF_TOKEN="hf_other")
+    assert (denied.returncode, denied.stderr.count("\n")) == (4, 1)
+    assert "`hf auth login` or set HF_TOKEN" in denied.stderr
+    assert not server.commits
+
+
+PYTHON = """
+import sys, torch, dagl_cli
+model = dagl_cli.DAGL.from_pretrained(sys.argv[1], local_files_only="offline" in sys.argv)
+print(type(model).__name__, model.config.task, float(model(torch.zeros(1, 1, 8, 8), 25).mean()))
+if "push" in sys.argv:
+    model.push_to_hub("me/again")
+"""
+
+
+def test_from_the_hub_and_back(server: Hub, tmp_path: Path) -> None:
+    path = saved(tmp_path / "denoise-gray.safetensors", tiny(shift=0.25), licence="MIT")
+    assert dagl(server, tmp_path, "push", "me/models", path).returncode == 0
+    for arguments in (["me/models", "push"], ["me/models", "offline"], ["me/again"], [f"me/again@{COMMIT}"]):
+        result = run(server, tmp_path, "-c", PYTHON, *arguments)
+        assert result.stdout == "DAGL denoise 0.25\n", result.stderr
+    assert {"model.safetensors", "manifest.json", "README.md", "config.json"} <= server.files["me/again"].keys()
+
+
+def test_folders_files_and_names(tmp_path: Path) -> None:
+    model = DAGL(tiny(shift=0.5).config)
+    model.info["licence"] = "MIT"
+    model.save_pretrained(tmp_path / "out")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "README.md", "config.json", "manifest.json", "model.safetensors",
+    ]  # fmt: skip
+    for name in (tmp_path / "out", str(tmp_path / "out/model.safetensors")):
+        again = DAGL.from_pretrained(name)
+        assert isinstance(again, torch.nn.Module)
+        assert not again.training
+        assert (again.config, again.info) == (model.config, {"licence": "MIT"})
+        assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters()))
+    assert weights.load(tmp_path / "out/model.safetensors")[0].config == model.config
+    assert DAGL.from_pretrained("denoise-gray").config.task == "denoise"
+
+
+def test_what_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "config.json").write_text('{"depth": 3}')
+    for name, expected in (("empty", "holds not one weight file but none"), ("what", "no such file or bundled model")):
+        with pytest.raises(WeightsError, match=expected):
+            DAGL.from_pretrained(name)
+    with pytest.raises(WeightsError, match="dagl is offline"):
+        DAGL.from_pretrained("google/vit-base", local_files_only=True)
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # of torch itself
+@pytest.mark.parametrize("graph", [*GRAPHS, None])
+def test_torch_export(graph: str | None) -> None:
+    config = tiny(graph=graph is not None).config
+    model = DAGL(replace(config, graph=graph or config.graph)).eval()
+    torch.nn.init.normal_(model.conv_out.weight, std=0.1)
+    inputs = (torch.rand(1, 1, 32, 40), torch.tensor([25.0]))
+    with torch.no_grad():
+        exported = torch.export.export(model, inputs)
+        torch.testing.assert_close(exported.module()(*inputs), model(*inputs))
