@@ -192,9 +192,8 @@ def verify(models: Names = None, as_json: Json = False) -> None:
             if entry is not None:
                 weights.check(file, entry.sha256)
             elif not weights.check_carried(file):
-                raise WeightsError(
-                    f"{file}: carries no SHA-256, and no manifest beside it has one: `dagl weights manifest {file.parent}`"
-                )
+                remedy = f"`dagl weights manifest {file.parent}`"
+                raise WeightsError(f"{file}: carries no SHA-256 and is not in the manifest beside it: {remedy}")
             row["intact"] = True
         except WeightsError as error:
             row["message"] = str(error)
