@@ -92,7 +92,7 @@ def test_every_fault_is_one_line_with_its_remedy(server: Hub, tmp_path: Path) ->
         assert expected in outcome["error"], spec
         assert outcome["error"].count("\n") == 0
         assert outcome["exit_code"] == 4
-        assert outcome["seconds"] < 5, spec
+        assert outcome["seconds"] < 15, spec
     left = [path for path in tmp_path.rglob("*.safetensors") if path.exists()]
     assert left == [], "nothing damaged stays in the cache"
     assert not [path for path in tmp_path.rglob("*") if "victim" in path.name or path.suffix == ".part"]
@@ -148,7 +148,7 @@ def test_a_download_that_stalls_is_given_up(server: Hub, tmp_path: Path) -> None
     server.closing.set()
     assert "cannot reach http://127.0.0.1" in outcome["error"]
     assert "nothing came for 1 s): check the network and proxy" in outcome["error"]
-    assert outcome["seconds"] < 5
+    assert outcome["seconds"] < 15
 
 
 def test_verify_looks_at_every_cached_file(server: Hub, published: Path, tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_dead_hosts(tmp_path: Path) -> None:
             (outcome,) = outcomes(process)
             assert f"cannot reach {url}" in outcome["error"]
             assert "check the network and proxy, or give a file with --model" in outcome["error"]
-            assert outcome["seconds"] < 4
+            assert outcome["seconds"] < 15
 
 
 def test_a_setting_that_the_client_refuses(tmp_path: Path) -> None:
