@@ -1,4 +1,4 @@
-"""One file from the Hugging Face Hub, from its cache if it is there. Loads no torch.
+"""The Hugging Face Hub: one file, from its cache if it is there, and an upload. Loads no torch.
 
 What the Hub's own client is configured with holds here too: HF_ENDPOINT, HF_HOME, HF_TOKEN (`hf auth login`),
 HF_HUB_OFFLINE, HF_HUB_ETAG_TIMEOUT and the proxy variables.
