@@ -68,8 +68,7 @@ def graph(
 
     picture = images.read(path, max_pixels=max_pixels)
     pixels = torch.from_numpy(picture.pixels).permute(2, 0, 1)
-    gray = bool((pixels == pixels[:1]).all())
-    file = weights.resolve(model, "denoise", 1 if gray else 3, offline=offline)
+    file = weights.resolve(model, "denoise", 1, offline=offline)  # by default the gray denoiser: it has a graph
     network, _ = weights.load(file)
     config = network.config
     if sigma is not None and not config.noise_map:
