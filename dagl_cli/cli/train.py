@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 from dataclasses import MISSING, fields
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,11 +15,13 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..config import VARIANTS
-from ..errors import UsageError
-from ..training import presets
+from ..errors import DaglError, UsageError
+from ..measuring.datasets import default_folder
+from ..training import library, presets
 from ..training.presets import PRESETS, TrainConfig
 from .boundary import app, with_flags
 from .console import errors, say
+from .datasets import fetch
 from .options import a_path, by_environment
 
 _FIELDS = {f.name: f.default for f in fields(TrainConfig)}
@@ -37,7 +40,8 @@ def train(
     context: typer.Context,
     task: Annotated[str | None, _option("task", "denoise, real, dejpeg or demosaic.")] = None,
     data: Annotated[
-        list[Path] | None, _option("data", "Folder of training images; may be given more than once.")
+        list[Path] | None,
+        _option("data", f"Folder of training images, or {', '.join(library.SETS)}; may be given more than once."),
     ] = None,
     output: Annotated[
         Path | None, _option("output", "Folder for weights, checkpoint, log and report.", "-o", "--output")
@@ -107,15 +111,22 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the output folder.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no messages but errors.")] = False,
 ) -> None:
-    """Train a model on folders of images. Ctrl-C saves; --resume continues."""
-    settings = _settings(context, config, resume)
+    """Train a model on folders of images. Ctrl-C saves; --resume continues.
+
+    Without --data, on photographs that are fetched once; without --output, in runs/TASK-DATE.
+    """
+    silent = quiet or os.environ.get("RANK", "0") != "0"
+    settings, chosen = _settings(context, config, resume)
     for folder in (settings.output, *settings.output.parents):
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"`output` {settings.output}: {folder} is a file, give a folder")
 
+    for line in chosen if not silent else ():
+        say(with_flags(f"Not given, so chosen: {line}", "train"))
+    settings.data = [_fetched(folder, silent) for folder in settings.data]
+
     from ..training.loop import train as run
 
-    silent = quiet or os.environ.get("RANK", "0") != "0"
     display = Display(settings.task, silent)
     command = shlex.join(["dagl", *(_last_name(argument) for argument in sys.argv[1:])])
     try:
@@ -132,8 +143,11 @@ def train(
         say(f"Weights: {path}  Report: {path.with_name('report.html')}")
 
 
-def _settings(context: typer.Context, config: Path | None, resume: bool) -> TrainConfig:
-    """From the flags, the TOML file `config`, and the run that is resumed. Raises UsageError."""
+def _settings(context: typer.Context, config: Path | None, resume: bool) -> tuple[TrainConfig, list[str]]:
+    """From the flags, the TOML file `config`, and the run that is resumed; and what was chosen for those not given.
+
+    Raises UsageError.
+    """
     given = {k: v for k, v in context.params.items() if k in _FIELDS and v is not None and v not in ((), [])}
     given |= {name: list(given[name]) for name in ("data", "scales") if name in given}
     if "channels" in given:
@@ -151,7 +165,22 @@ def _settings(context: typer.Context, config: Path | None, resume: bool) -> Trai
         saved = presets.read_toml(folder / "run.toml") | {"output": folder}
     if by_environment(context, "device") and "device" in toml | (saved or {}):
         del given["device"]
-    return presets.resolve(given, toml, saved)
+    more, chosen = ({}, []) if resume else presets.fallbacks(given, toml, date.today().isoformat())
+    return presets.resolve(more | given, toml, saved), chosen
+
+
+def _fetched(folder: Path, quiet: bool) -> Path:
+    """A folder of photographs; the name of a public set, where there is no such folder, becomes that of its copy."""
+    entry = library.SETS.get(str(folder))
+    if entry is None or folder.exists():
+        return folder
+    place = Path(os.environ.get("DAGL_DATA_DIR") or default_folder())
+    if files := library.wanted(entry, place):
+        try:
+            fetch(entry, place, files, quiet)
+        except DaglError as error:
+            raise DaglError(f"{error}; or give `data`, a folder of your own photographs") from None
+    return library.photographs(entry, place)
 
 
 class Display:

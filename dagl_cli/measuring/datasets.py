@@ -318,8 +318,13 @@ def verify(entry: Dataset, folder: Path) -> dict[str, str]:
 def _state(file: File, path: Path) -> str:
     if not path.is_file():
         return "missing"
-    same = path.stat().st_size == file.bytes and hashlib.sha256(path.read_bytes()).hexdigest() == file.sha256
-    return "ok" if same else "damaged"
+    if path.stat().st_size != file.bytes:
+        return "damaged"
+    digest = hashlib.sha256()
+    with path.open("rb") as content:
+        while block := content.read(1 << 20):
+            digest.update(block)
+    return "ok" if digest.hexdigest() == file.sha256 else "damaged"
 
 
 def download(

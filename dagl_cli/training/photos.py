@@ -18,6 +18,7 @@ from .. import images
 from ..errors import ImageError, UsageError, one_line
 from ..files import visible
 from ..measuring.datasets import known_images, known_pictures
+from .library import SETS
 
 HELD_OUT = 8
 """Photos that are decoded for validation."""
@@ -84,7 +85,8 @@ def load_photos(
     Raises UsageError for test images, whatever file they are in, and when nothing is left.
     """
     if missing := [f for f in folders if not f.is_dir()]:
-        what = "a file, give the folder that holds it" if missing[0].exists() else "no such folder"
+        what = f"no such folder, and not one of the sets that are fetched, {' and '.join(SETS)}"
+        what = "a file, give the folder that holds it" if missing[0].exists() else what
         raise UsageError(f"`data` {missing[0]}: {what}")
     decoder = _Decoder(channels, smallest, depth, known_images() if known is None else known)
     left_out: dict[str, str] = {}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -15,6 +17,7 @@ from tomlkit.exceptions import TOMLKitError
 
 from ..config import TASKS, VARIANTS, ModelConfig, model_config
 from ..errors import UsageError, one_line, unknown
+from . import library
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "loss": ("psnr", "mse", "l1"),
@@ -24,6 +27,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "compile": ("auto", "on", "off"),
 }
 
+DEFAULT_MINUTES = 40.0
+"""Of a run whose length nobody gives."""
 LIMITS: dict[str, tuple[float, float]] = {
     "steps": (1, math.inf), "batch": (1, 2**16), "micro_batch": (1, math.inf), "crop": (16, 2**13),
     "sigma": (0, math.inf), "lr": (0, math.inf), "halve_every": (1, math.inf), "warmup": (0, math.inf),
@@ -211,6 +216,36 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """Name -> settings. `paper` and the other names of `VARIANTS`; `release`: trained as the authors did, per task;
 `table5:NAME`, `table6:CASE`: the cases of the paper's ablations, named as there."""
+
+
+def fallbacks(given: Mapping[str, Any], toml: Mapping[str, Any], today: str) -> tuple[dict[str, Any], list[str]]:
+    """(settings for what nobody gives, what is said of them): photographs, a folder, a length.
+
+    today: as 2026-11-26. Under torchrun no folder is chosen: all processes must agree on it. Raises UsageError without
+    a task.
+    """
+    values: dict[str, Any] = {}
+    said = []
+    name = given.get("preset", toml.get("preset"))
+    preset = PRESETS.get(name or "", {})
+    task = given.get("task") or toml.get("task") or preset.get("task")
+    if task not in TASKS:
+        raise unknown("task", task, TASKS) if task else UsageError(f"give `task`: one of {', '.join(TASKS)}")
+    if not (given.get("data") or toml.get("data")):
+        values["data"] = [Path(library.DEFAULT)]
+        said.append(f"`data` {library.DEFAULT}, {library.SETS[library.DEFAULT].note}")
+    if not (given.get("output") or toml.get("output")) and int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        endings = itertools.chain([""], (f"-{i}" for i in itertools.count(2)))
+        names = (Path("runs", f"{task}-{today}{ending}") for ending in endings)
+        values["output"] = next(name for name in names if not name.exists())
+        said.append(f"`output` {values['output']}")
+    if name != "release" and not {"minutes", "steps"} & (given.keys() | toml.keys() | preset.keys()):
+        values["minutes"] = DEFAULT_MINUTES
+        said.append(
+            f"`minutes` {DEFAULT_MINUTES:g}, in which a small model becomes useful on a CPU: twice the time adds about "
+            "0.1 dB; Ctrl-C saves at any moment, and `resume` goes on"
+        )
+    return values, said
 
 
 def resolve(
