@@ -82,7 +82,7 @@ def located(names: list[str] | None, offline: bool = False) -> list[Path]:
         with download_bars(quiet=False) as report:
             found = [weights.resolve(name, "denoise", 3, offline=offline, progress=report) for name in names or ()]
     except WeightsError as error:
-        raise WeightsError(str(error).removeprefix("--model ")) from None
+        raise WeightsError(str(error).removeprefix("`model` ")) from None
     return found or weights.bundled()
 
 

@@ -99,7 +99,7 @@ def resolve(
         return path
     names = ", ".join(p.stem for p in bundled()) or "none"
     more = "".join(f", {p.stem}" for p in imported())
-    where = f"--model {model}" if model else f"no bundled model for {task} with {channels} channel(s)"
+    where = f"`model` {model}" if model else f"no bundled model for {task} with {channels} channel(s)"
     what = "a folder, give a file in it" if model and os.path.isdir(model) else "no such file or bundled model"
     unknown = f"{where}: {what} (bundled: {names}{more and '; imported: '}{more[2:]})"
     repository = os.environ.get("DAGL_HUB_REPO") or hub.REPOSITORY

@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .. import __version__
 from ..errors import DaglError, UsageError, one_line
-from ..files import locked, write
+from ..files import clean, locked, write
 from ..nn.model import DAGL
 from ..restoring.device import is_out_of_memory
 from ..store import weights
@@ -141,6 +141,7 @@ def _opened(
             config.output.mkdir(parents=True, exist_ok=True)
             held.enter_context(alone(config.output))
             read_state(config.output, resume)  # still empty?
+        clean(config.output)  # of what a kill left half written
         job.log.clean()
         write(config.output / "run.toml", presets.to_toml(job.config).encode())
         for row in job.said:
@@ -395,6 +396,6 @@ def commit() -> str | None:
         return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True).stdout
 
     try:
-        return git("rev-parse", "HEAD").strip() + ("+" if git("status", "--porcelain", "-uno", "dagl_cli") else "")
+        return git("rev-parse", "HEAD").strip() + ("+" if git("status", "-s", "-uno", "dagl_cli") else "")
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import torch
@@ -36,7 +35,7 @@ def init_from(model: DAGL, source: str, config: TrainConfig) -> dict[str, Any]:
         path = weights.resolve(source, config.task, config.channels)
         other, own = weights.load(path)[0].state_dict(), model.state_dict()
     except WeightsError as error:
-        raise WeightsError(f"`init_from` {re.sub('^(--model|`model`) ', '', str(error))}") from None
+        raise WeightsError(f"`init_from` {str(error).removeprefix('`model` ')}") from None
     matching = {k: v for k, v in other.items() if k in own and own[k].shape == v.shape}
     if not matching:
         raise WeightsError(f"`init_from` {source}: no tensor fits this model: choose one of the same variant")

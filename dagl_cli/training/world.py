@@ -61,7 +61,7 @@ def processes(device: str) -> Iterator[World]:
     where = pick_device(device)
     if where.type == "cuda":
         if (local := int(os.environ["LOCAL_RANK"])) >= torch.cuda.device_count():
-            raise UsageError(f"torchrun --nproc-per-node is more than the {torch.cuda.device_count()} GPUs here")
+            raise UsageError(f"torchrun starts more processes than the {torch.cuda.device_count()} GPUs here")
         where = torch.device("cuda", local)
         torch.cuda.set_device(where)
     dist.init_process_group("cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo")

@@ -73,7 +73,7 @@ LIBRARY = [
     path
     for path in sorted(PACKAGE.rglob("*.py"))
     if path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    in ("config", "degrade", "errors", "files", "nn", "restoring")
+    in ("config", "degrade", "errors", "files", "nn", "restoring", "training")
 ]
 
 

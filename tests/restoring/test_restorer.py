@@ -352,7 +352,7 @@ def test_a_model_for_every_task() -> None:
         load_model("denoise", model="dejpeg-gray")
     with pytest.raises(UsageError, match="made for dejpeg, not for denoise"):
         restore(noise(8, 8), "denoise", model=load_model("dejpeg"))
-    with pytest.raises(WeightsError, match="--model nothing"):
+    with pytest.raises(WeightsError, match="`model` nothing"):
         load_model("denoise", model="nothing")
 
 

@@ -201,7 +201,7 @@ def test_resolve(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert weights.resolve(str(shadowed), "dejpeg", 3) == shadowed, "a path comes first"
     assert weights.resolve("release", "dejpeg", 3) == theirs
     assert weights.resolve(str(own), "dejpeg", 3) == own
-    with pytest.raises(WeightsError, match=r"--model own: .*bundled: dejpeg-color; imported: dejpeg-color, release"):
+    with pytest.raises(WeightsError, match=r"`model` own: .*bundled: dejpeg-color; imported: dejpeg-color, release"):
         weights.resolve("own", "dejpeg", 3)
     assert not asked, "no repository is asked unless one is named"
 

@@ -172,6 +172,14 @@ def test_the_settings_of_the_optimizers_are_the_runs(checkpoint: bytes, photos: 
     train(run_config(photos, tmp_path / "other", steps=2), resume=True)
 
 
+def test_what_a_kill_left_half_written_is_removed(photos: Path, tmp_path: Path) -> None:
+    run = run_config(photos, tmp_path / "run", steps=1)
+    train(run)
+    (run.output / ".dagl-0123456789abcdef.part").write_bytes(b"half")
+    train(replace(run, steps=2), resume=True)
+    assert not list(run.output.glob("*.part"))
+
+
 def test_the_lock_is_taken_before_the_checkpoint_is_read(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
