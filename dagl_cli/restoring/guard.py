@@ -119,6 +119,9 @@ def compression(pixels: np.ndarray, jpeg_tables: dict[int, list[int]] | None = N
     """For removing JPEG artifacts. pixels: (H, W, C) float in [0, 1]; jpeg_tables: those of the file, if it is one."""
     found = Finding(quality=estimate.estimate_jpeg_quality(jpeg_tables))
     fine = found.quality is not None and found.quality >= CLEAN_QUALITY
+    if found.quality is None and kind.has_few_levels(kind.levels_of(pixels)):
+        found.nothing = "a few levels only, which no JPEG has: left as it is; `force` decides otherwise"
+        return found
     if (fine or found.quality is None) and (why := _without_blocks(pixels, fine)):  # any other JPEG is restored
         found.nothing = f"{why}: left as it is; `force` decides otherwise"
     return found

@@ -37,12 +37,17 @@ def drawing(pixels: np.ndarray) -> str | None:
         ink = gray < (mode - 40) / 255
         if ink.any() and scipy.ndimage.binary_opening(ink, np.ones((9, 9))).sum() < 0.3 * ink.sum():  # strokes are thin
             return "a page: text or line art on paper"
-    levels = (255 * pixels.clip(0, 1) + 0.5).astype(np.uint8)
+    levels = levels_of(pixels)
     if has_few_levels(levels):
         return "a few levels, as in dithers and prints"
     inside = np.any(levels > 2, -1) & np.any(levels < 253, -1)  # what is burnt out or black is even in photographs too
     even = (np.all(levels[:, 1:] == levels[:, :-1], -1) & inside[:, 1:]).sum() / max(1, inside[:, 1:].sum())
     return "a drawing or screenshot: even areas" if even > 0.6 else None
+
+
+def levels_of(pixels: np.ndarray) -> np.ndarray:
+    """Floats in [0, 1], or beyond, as uint8."""
+    return (255 * pixels.clip(0, 1) + 0.5).astype(np.uint8)
 
 
 def has_few_levels(levels: np.ndarray) -> bool:

@@ -1,5 +1,6 @@
 """The scripts that measure how the models behave keep up with the package."""
 
+import os
 import re
 import subprocess
 import sys
@@ -57,3 +58,8 @@ def test_damaged_files() -> None:
 
 def test_fuzz_images_runs() -> None:
     assert "40 files, 0 faults" in run("fuzz_images.py", "--files", 40)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_kills() -> None:
+    assert run("kills.py", "--kills", 4).endswith("no input and no result damaged\n")
