@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import ImageError
-from . import bmp, jpeg, png, tiff, webp
+from . import avif, bmp, jpeg, jpeg2000, jpegxl, png, pnm, tiff, webp
 from .image import Metadata
 
 
@@ -51,10 +51,23 @@ FORMATS = {
     ),
     "BMP": Format((".bmp", ".dib"), (b"BM",), bmp.decode, bmp.encode, frozenset({"resolution"}), alpha=False),
     "WEBP": Format((".webp",), (b"RIFF....WEBP",), webp.decode, webp.encode, _ALL, gray=False, longest_side=16383),
+    "JPEG2000": Format(
+        (".jp2",), (jpeg2000.START, jpeg2000.CODESTREAM), jpeg2000.decode, jpeg2000.encode, _ALL, depths=(8, 16),
+    ),
+    "PNM": Format(
+        (".pnm", ".ppm", ".pgm"), tuple(b"P%d" % number for number in range(1, 7)), pnm.decode, pnm.encode, frozenset(),
+        depths=(8, 16), alpha=False,
+    ),
+    "AVIF": Format(
+        (".avif",), (b"....ftypavif", b"....ftypavis"), avif.decode, avif.encode, _ALL, gray=False, longest_side=16384,
+    ),
+    "JPEGXL": Format(
+        (".jxl",), (jpegxl.CODESTREAM, jpegxl.BOXES), jpegxl.decode, jpegxl.encode, _ALL - {"icc"},
+    ),
 }  # fmt: skip
 SUFFIXES = {suffix: name for name, format in FORMATS.items() for suffix in format.suffixes}
 """What `write` makes of a file name (in lower case). `read` looks at the content instead."""
-NAMES = "PNG, JPEG, TIFF, BMP or WebP"
+NAMES = ", ".join([*FORMATS][:-1]) + " or " + [*FORMATS][-1]
 """For messages."""
 _UNREAD = {b"GIF8": "GIF"}
 """Signatures of what is worth naming in a refusal."""

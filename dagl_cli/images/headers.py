@@ -6,10 +6,12 @@ All take bytes and return (width, height, channels), channels 0 where the header
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 
-from . import jpeg, webp
+from ..errors import ImageError
+from . import jpeg, jpegxl, webp
+from .boxes import boxes
 
 Size = tuple[int, int, int]
 
@@ -48,24 +50,10 @@ def jpegxl_size(data: bytes) -> Size | None:
     if data[4:8] == b"JXL ":
         streams = [content[4 * (kind == b"jxlp") :] for kind, content in boxes(data) if kind in (b"jxlc", b"jxlp")]
         data = bytes(streams[0][:16]) if streams else b""
-    if data[:2] != b"\xff\x0a" or len(data) < 12:
-        return None
-    bits, used = int.from_bytes(data[2:12], "little"), 0
-
-    def take(count: int) -> int:
-        nonlocal used
-        used += count
-        return bits >> (used - count) & ((1 << count) - 1)
-
-    small = take(1)
-
-    def side() -> int:
-        return 8 * (take(5) + 1) if small else take((9, 13, 18, 30)[take(2)]) + 1
-
-    height = side()
-    ratio = take(3)
-    across, down = ((0, 0), (1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))[ratio]
-    return (height * across // down if ratio else side()), height, 0
+    with suppress(ImageError):
+        if data[:2] == b"\xff\x0a":
+            return (*jpegxl.Bits(data[2:16]).size(), 0)
+    return None
 
 
 def lerc_size(data: bytes) -> Size | None:
@@ -76,22 +64,6 @@ def lerc_size(data: bytes) -> Size | None:
             height, width, channels = struct.unpack_from("<3i", data, 14 if version >= 3 else 10)
             return width, height, channels if version >= 4 else 0
     return None
-
-
-def boxes(data: bytes | memoryview) -> Iterator[tuple[bytes, memoryview]]:
-    """(type, content) of the boxes of a file of the family of ISO/IEC 14496-12; the last may be cut off."""
-    view, position = memoryview(data), 0
-    while position + 8 <= len(view):
-        length, kind = struct.unpack_from(">I4s", view, position)
-        head = 8
-        if length == 1 and position + 16 <= len(view):
-            (length,) = struct.unpack_from(">Q", view, position + 8)
-            head = 16
-        end = position + length if length else len(view)
-        if end < position + head:
-            return
-        yield kind, view[position + head : end]
-        position = end
 
 
 IN_TIFF: dict[str, Callable[[bytes], Size | None]] = {

@@ -79,6 +79,23 @@ class Image(Metadata):
     """The file as it was read, once: who wants to copy it copies what was looked at."""
 
 
+def spread(levels: np.ndarray, bits: int) -> np.ndarray:
+    """Unsigned levels of 1 to 16 bits -> uint8 or uint16 over the whole range."""
+    depth = 8 if bits <= 8 else 16
+    if bits == depth:
+        return levels
+    table = np.rint(np.linspace(0, 2**depth - 1, 2**bits)).astype(np.uint8 if depth == 8 else np.uint16)
+    return table[levels.view(np.uint8) if levels.dtype == bool else levels]
+
+
+def unpremultiplied(levels: np.ndarray) -> np.ndarray:
+    """(H, W, C + 1) unsigned, with the colour divided by alpha, the last channel."""
+    top = np.iinfo(levels.dtype).max
+    alpha = levels[..., -1:].astype(np.float32)
+    colour = levels[..., :-1] * (top / np.maximum(alpha, 1))
+    return np.concatenate([np.rint(np.minimum(colour, top)).astype(levels.dtype), levels[..., -1:]], -1)
+
+
 def check_size(width: int, height: int, max_pixels: int) -> None:
     """Raises ImageError. To be asked of a file's header, before anything is decoded."""
     if width <= 0 or height <= 0:

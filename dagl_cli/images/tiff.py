@@ -19,7 +19,7 @@ import tifffile
 from ..errors import ImageError
 from . import exif
 from .headers import IN_TIFF
-from .image import Metadata, check_size, refuse_frames
+from .image import Metadata, check_size, refuse_frames, spread, unpremultiplied
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
@@ -134,29 +134,16 @@ def _check_segments(page: Any, data: bytes, max_pixels: int) -> None:
 def _levels(page: Any, alpha: str | None) -> np.ndarray:
     """(H, W) or (H, W, C) uint8 or uint16: palette, inversion, odd depths and premultiplication undone."""
     levels = page.asarray()
-    levels = levels.view(np.uint8) if levels.dtype == bool else levels
     if page.axes == "SYX":
         levels = np.moveaxis(levels, 0, -1)
     bits, colours = page.bitspersample, page.photometric.name
-    depth = 8 if bits <= 8 else 16
     if colours == "PALETTE":
-        levels = (page.colormap >> 8).astype(np.uint8).T[levels]
-    elif bits != depth or colours == "MINISWHITE":
-        table = np.rint(np.linspace(0, 2**depth - 1, 2**bits)).astype(np.uint8 if depth == 8 else np.uint16)
-        if colours == "MINISWHITE":
-            colour = table[::-1][levels[..., :1] if alpha else levels]
-            levels = np.concatenate([colour, levels[..., 1:]], -1) if alpha else colour
-        else:
-            levels = table[levels]
-    return _unpremultiplied(levels) if alpha == "ASSOCALPHA" else levels
-
-
-def _unpremultiplied(levels: np.ndarray) -> np.ndarray:
-    """(H, W, C + 1) unsigned, with the colour divided by alpha, the last channel."""
-    top = np.iinfo(levels.dtype).max
-    alpha = levels[..., -1:].astype(np.float32)
-    colour = levels[..., :-1] * (top / np.maximum(alpha, 1))
-    return np.concatenate([np.rint(np.minimum(colour, top)).astype(levels.dtype), levels[..., -1:]], -1)
+        return (page.colormap >> 8).astype(np.uint8).T[levels]
+    levels = spread(levels, bits)
+    if colours == "MINISWHITE":
+        colour = np.invert(levels[..., :1] if alpha else levels)
+        levels = np.concatenate([colour, levels[..., 1:]], -1) if alpha else colour
+    return unpremultiplied(levels) if alpha == "ASSOCALPHA" else levels
 
 
 def encode(levels: np.ndarray, metadata: Metadata) -> memoryview:

@@ -1,0 +1,71 @@
+"""AVIF, through Pillow's libavif (8 bits) and that of imagecodecs (10 and 12 bits, which are read only)."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import PIL.Image
+from PIL import features
+from PIL.AvifImagePlugin import AvifImageFile
+
+from ..errors import ImageError
+from .boxes import boxes
+from .exif import resolution_of, with_resolution
+from .image import Metadata, check_size, refuse_frames, spread
+
+_CONTAINERS = {b"meta": 4, b"iprp": 0, b"ipco": 0}
+"""Boxes to look into, and the bytes that come before what is in them."""
+
+
+def decode(data: bytes, max_pixels: int) -> tuple[np.ndarray, Metadata]:
+    """Levels, (H, W) or (H, W, C) uint8 or uint16, and the rest. Raises ImageError."""
+    properties = _properties(memoryview(data))
+    for content in properties.get(b"ispe", []):
+        check_size(int.from_bytes(content[4:8], "big"), int.from_bytes(content[8:12], "big"), max_pixels)
+    bits = max((max(content[5:], default=8) for content in properties.get(b"pixi", [])), default=8)
+    if not features.check("avif"):
+        raise ImageError("this installation of Pillow reads no AVIF: install Pillow's own wheel")
+    with AvifImageFile(io.BytesIO(data)) as file:  # turned as the file says; what is left to turn is in its EXIF
+        check_size(file.width, file.height, max_pixels)
+        refuse_frames(getattr(file, "n_frames", 1))
+        info: dict[str, Any] = file.info
+        metadata = Metadata(icc=info.get("icc_profile"), exif=info.get("exif"), xmp=info.get("xmp"))
+        if bits <= 8:
+            levels = np.asarray(file)
+    if bits > 8:
+        levels = imagecodecs.avif_decode(data)
+        if levels.dtype != np.uint16 or int(levels.max()) >= 2**bits:
+            raise ImageError("its depth is not what it says: get an intact copy of it")
+        levels = spread(levels, bits)
+    metadata.resolution = resolution_of(metadata.exif)
+    return levels, metadata
+
+
+def _properties(data: memoryview) -> dict[bytes, list[memoryview]]:
+    """The properties of the pictures in a file (ISO/IEC 23008-12), by type."""
+    found: dict[bytes, list[memoryview]] = {}
+    for kind, content in boxes(data):
+        if kind in _CONTAINERS:
+            for inner, contents in _properties(content[_CONTAINERS[kind] :]).items():
+                found.setdefault(inner, []).extend(contents)
+        else:
+            found.setdefault(kind, []).append(content)
+    return found
+
+
+def encode(levels: np.ndarray, metadata: Metadata) -> bytes:
+    """levels: (H, W, 3 or 4) uint8. Quality 100 without chroma subsampling; a resolution goes into the EXIF."""
+    exif = metadata.exif
+    if metadata.resolution and not resolution_of(exif):
+        exif = with_resolution(exif, metadata.resolution)
+        if not exif:
+            exif = metadata.exif
+            metadata.notes.append("its resolution is left out, which AVIF holds in EXIF only")
+    options = {"icc_profile": metadata.icc, "exif": exif, "xmp": metadata.xmp}
+    buffer = io.BytesIO()
+    given = {key: value for key, value in options.items() if value}
+    PIL.Image.fromarray(levels).save(buffer, "AVIF", quality=100, subsampling="4:4:4", **given)
+    return buffer.getvalue()
