@@ -39,12 +39,14 @@ def run(
 
     settings: those arguments of `FileRestorer` that are the command's own.
     """
+    from ..images import NAMES
+
     planned = plan(
         paths, output, suffix, raws=settings["task"] in ("demosaic", "restore"), overwrite=restoring.overwrite
     )
     left_out = [said_left_out(why, names) for why, names in planned.left_out.items()]
     if not planned.files and not planned.failures:
-        what = "no images in this folder (PNG, JPEG, TIFF, BMP or WebP)"
+        what = f"no images in this folder ({NAMES})"
         raise DaglError("; ".join([f"{paths[0]}: {what}", *left_out]))
     as_json = restoring.as_json
     if as_json and STDIO in (target for _, target in planned.files):

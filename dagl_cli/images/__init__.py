@@ -6,7 +6,7 @@
 from .colour import srgb_profile
 from .exif import iso_setting
 from .exif import of_raw as raw_exif
-from .formats import FORMATS, SUFFIXES, is_image_path
+from .formats import FORMATS, NAMES, SUFFIXES, is_image_path
 from .image import Image, Resolution
 from .reading import read, record
 from .writing import check_target, write
@@ -14,6 +14,7 @@ from .xmp import with_record
 
 __all__ = [
     "FORMATS",
+    "NAMES",
     "SUFFIXES",
     "Image",
     "Resolution",

@@ -67,7 +67,7 @@ FORMATS = {
 }  # fmt: skip
 SUFFIXES = {suffix: name for name, format in FORMATS.items() for suffix in format.suffixes}
 """What `write` makes of a file name (in lower case). `read` looks at the content instead."""
-NAMES = ", ".join([*FORMATS][:-1]) + " or " + [*FORMATS][-1]
+NAMES = "PNG, JPEG, TIFF, BMP, WebP, PNM, AVIF, JPEG 2000 or JPEG XL"
 """For messages."""
 _UNREAD = {b"GIF8": "GIF"}
 """Signatures of what is worth naming in a refusal."""

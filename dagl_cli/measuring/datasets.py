@@ -162,7 +162,7 @@ def own(folder: Path, *, gray: bool = False) -> Dataset:
         if images.is_image_path(name)
     ]
     if not found:
-        raise UsageError(f"`dataset` {folder} holds no images: give a folder of PNG, JPEG, TIFF, BMP or WebP files")
+        raise UsageError(f"`dataset` {folder} holds no images: give a folder of {images.NAMES} files")
     channels = 1 if gray else max(size(folder / path)[1] for path in found)
     name = folder.name or folder.resolve().name
     return Dataset(name, f"{len(found)} images of your own", channels, tuple(map(File, found)), place=folder)
