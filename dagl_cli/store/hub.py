@@ -169,7 +169,7 @@ class _Arriving(io.BufferedRandom):
         count = super().write(data)
         self.moved = time.monotonic()
         if self.tell() > self.size:
-            raise WeightsError("the Hub sends more than it said: try again later, or give a file with --model")
+            raise WeightsError("the Hub sends more than it said: try again later, or give a file as `model`")
         self.progress(self.tell(), self.size)
         return count
 
@@ -278,7 +278,7 @@ def _explain(error: Exception, spec: Spec, offline: bool) -> str:
         case errors.HfHubHTTPError() if status in (401, 403):
             return f"the Hub refuses access ({status}): `hf auth login` or set HF_TOKEN to one that may read {page}"
         case errors.HfHubHTTPError() if status is not None:
-            return f"the Hub answers {status}: try again later, or give a file with --model"
+            return f"the Hub answers {status}: try again later, or give a file as `model`"
         case _ if re.search(r"onsistency check|complete message body|IncompleteRead|broken: ", text):
             return "the download was cut off: run the command again"
         case OSError() if error.errno is not None and error.strerror and not isinstance(error, ConnectionError):
@@ -290,7 +290,7 @@ def _explain(error: Exception, spec: Spec, offline: bool) -> str:
     reason = " ".join(str(root).split())[:200]
     return (
         f"cannot reach {host} ({type(root).__name__}{': ' if reason else ''}{reason}): "
-        "check the network and proxy, or give a file with --model"
+        "check the network and proxy, or give a file as `model`"
     )
 
 

@@ -32,7 +32,7 @@ def export(path: Path, target: Path) -> float:
         import onnx
         import onnxruntime
     except ImportError as error:
-        raise UsageError(f"--onnx needs {error.name}: pip install 'dagl[onnx]'") from None
+        raise UsageError(f"`onnx` needs {error.name}: pip install 'dagl[onnx]'") from None
     model, info = weights.load(path)
     c = model.config
     if c.graph == "nonlocal":

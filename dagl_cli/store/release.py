@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import RAW_FILES, ModelConfig
-from ..errors import DaglError, UsageError, WeightsError, one_line, plain
+from ..errors import DaglError, WeightsError, one_line, plain, unknown
 from ..files import replacing
 from ..nn.attention import fold_patches, same_padding
 from ..nn.model import DAGL
@@ -138,10 +138,10 @@ def _member(path: Path, names: dict[str, int], task: str, member: str | None) ->
         or [name for name in checkpoints if wanted.folder in name.split("/")[:-1]]
     )
     if len(found) != 1:
-        what = f"--member {member}" if member else f"the {task} checkpoint ({wanted.folder})"
+        what = f"`member` {member}" if member else f"the {task} checkpoint ({wanted.folder})"
         choice = ", ".join(found or checkpoints) or "no .pt at all"
         raise WeightsError(
-            f"{path}: {'several files may be' if found else 'lacks'} {what}: --member chooses ({choice})"
+            f"{path}: {'several files may be' if found else 'lacks'} {what}: `member` chooses ({choice})"
         )
     return found[0]
 
@@ -239,8 +239,8 @@ def convert_released(state: Mapping[str, Tensor], config: ModelConfig) -> dict[s
     """
     keys = released_keys(config)
     known, given = {name for names in keys.values() for name in names}, {key for key in state if not is_unused(key)}
-    if unknown := sorted(given - known):
-        raise WeightsError(f"the checkpoint has an unknown key '{unknown[0]}': is it a DAGL {config.task} checkpoint?")
+    if strange := sorted(given - known):
+        raise WeightsError(f"the checkpoint has an unknown key '{strange[0]}': is it a DAGL {config.task} checkpoint?")
     if missing := sorted(known - given):
         more = f" and {len(missing) - 1} more keys" if len(missing) > 1 else ""
         raise WeightsError(f"the checkpoint lacks '{missing[0]}'{more}: is it a DAGL {config.task} checkpoint?")
@@ -269,7 +269,7 @@ def convert(content: bytes, task: str, target: Path, source: str) -> dict[str, A
     Returns that info. Raises WeightsError for a checkpoint that does not fit the task, and then writes nothing.
     """
     if task not in CHECKPOINTS:
-        raise UsageError(f"--task {task} is unknown: choose one of {', '.join(CHECKPOINTS)}")
+        raise unknown("task", task, CHECKPOINTS)
     blob = git_blob(content)
     config = released_config(task)
     theirs = state_dict(content, source)
@@ -291,7 +291,7 @@ def convert(content: bytes, task: str, target: Path, source: str) -> dict[str, A
             if not difference <= 1e-6 * max(1.0, float(wanted.abs().max())):  # a checkpoint of float64 is rounded
                 raise WeightsError(f"{source}: the converted file gives another output ({difference:.1e}): report this")
     except OSError as error:
-        raise WeightsError(f"{target}: {error.strerror}: choose another place by --output") from None
+        raise WeightsError(f"{target}: {error.strerror}: choose another place by `output`") from None
     return info | {"difference": difference}
 
 

@@ -63,7 +63,7 @@ FAULTS = {
     "hub:faults/forbidden": "the Hub refuses access (403): `hf auth login` or set HF_TOKEN",
     "hub:faults/missing": "no such repository, or it is private",
     "hub:faults/norevision@v9": "no such revision: choose a commit, branch or tag",
-    "hub:faults/broken": "the Hub answers 500: try again later, or give a file with --model",
+    "hub:faults/broken": "the Hub answers 500: try again later, or give a file as `model`",
     "hub:faults/cut": "the download was cut off: run the command again",
     "hub:faults/corrupt": "the manifest says",
     **{
@@ -196,7 +196,7 @@ def test_dead_hosts(tmp_path: Path) -> None:
         for process, url in ((waiting, endless), (at_once, refused)):
             (outcome,) = outcomes(process)
             assert f"cannot reach {url}" in outcome["error"]
-            assert "check the network and proxy, or give a file with --model" in outcome["error"]
+            assert "check the network and proxy, or give a file as `model`" in outcome["error"]
             assert outcome["seconds"] < 15
 
 

@@ -230,7 +230,7 @@ def test_archives(kind: str, tmp_path: Path) -> None:
     assert release.read(path, "dejpeg") == b"car"
     assert release.read(path, "demosaic", "DAGL/Demosaic/b.pt") == b"b"
     with pytest.raises(
-        WeightsError, match=r"several files .*--member chooses \(DAGL/Demosaic/a.pt, DAGL/Demosaic/b.pt"
+        WeightsError, match=r"several files .*`member` chooses \(DAGL/Demosaic/a.pt, DAGL/Demosaic/b.pt"
     ):
         release.read(path, "demosaic")
     with pytest.raises(WeightsError, match=r"lacks the real checkpoint \(DN_Real\)"):
