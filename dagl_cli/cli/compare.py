@@ -18,7 +18,7 @@ from rich.text import Text
 
 from ..config import MAX_PIXELS
 from ..errors import DaglError, UsageError
-from .boundary import app
+from .boundary import app, with_flags
 from .console import errors, plain, say
 from .options import Json, MaxPixels, Overwrite, Quiet, a_path
 from .plan import images_below
@@ -52,20 +52,7 @@ def compare(
     given = [path for path in (a, b, reference) if path is not None]
     _check_output(output, given, overwrite)
     pairs, problems = _pairs(a, b, reference)
-    from ..measuring.compare import compare as measure
-
-    compared: list[tuple[Pair, Comparison]] = []
-    for pair in track(pairs, console=errors, transient=True, disable=quiet or not errors.is_terminal):
-        try:
-            row = measure(pair, max_pixels)
-        except MemoryError:
-            problems.append(f"{pair.name}: it does not fit into memory: make it smaller")
-        except DaglError as error:
-            if len(pairs) == 1:
-                raise
-            problems.append(str(error))
-        else:
-            compared.append((pair, row))
+    compared = _measured(pairs, max_pixels, quiet, problems)
     rows = [row for _, row in compared]
     for problem in problems:
         say(f"Error: {problem}", "red")
@@ -78,20 +65,43 @@ def compare(
     elif rows:
         _print(rows)
     if output is not None and rows:
-        from ..measuring import report
-        from ..measuring.compare import pictures, table
-
-        shown, left_out = pictures([pair for pair, _ in compared], rows)
-        what = [f"{label}: {path}" for label, path in zip(("A", "B", "Reference"), given)]
-        what.append(
-            "Differences are in levels of the files' bit depth; a PSNR of ∞ means that the images are identical."
-        )
-        page = report.html("Comparison", what + notes + left_out + problems, [table(rows)], pictures=shown)
-        report.save(output, page)
+        _save(output, given, compared, notes, problems)
         if not quiet:
             say(f"Report: {output}")
     if problems:
         raise typer.Exit(3 if rows else 1)
+
+
+def _measured(pairs: list[Pair], max_pixels: int, quiet: bool, problems: list[str]) -> list[tuple[Pair, Comparison]]:
+    """What could be compared; a line is added to `problems` for the rest. The only pair there is raises its error."""
+    from ..measuring.compare import compare as measure
+
+    compared = []
+    for pair in track(pairs, console=errors, transient=True, disable=quiet or not errors.is_terminal):
+        try:
+            compared.append((pair, measure(pair, max_pixels)))
+        except MemoryError:
+            problems.append(f"{pair.name}: it does not fit into memory: make it smaller")
+        except DaglError as error:
+            if len(pairs) == 1:
+                raise
+            problems.append(with_flags(str(error)))
+    return compared
+
+
+def _save(
+    output: Path, given: list[Path], compared: list[tuple[Pair, Comparison]], notes: list[str], problems: list[str]
+) -> None:
+    """The report as a web page."""
+    from ..measuring import report
+    from ..measuring.compare import pictures, table
+
+    rows = [row for _, row in compared]
+    shown, left_out = pictures([pair for pair, _ in compared], rows)
+    what = [f"{label}: {path}" for label, path in zip(("A", "B", "Reference"), given)]
+    what.append("Differences are in levels of the files' bit depth; a PSNR of ∞ means that the images are identical.")
+    page = report.html("Comparison", what + notes + left_out + problems, [table(rows)], pictures=shown)
+    report.save(output, page)
 
 
 def _check_output(output: Path | None, inputs: list[Path], overwrite: bool) -> None:
