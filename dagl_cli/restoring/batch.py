@@ -17,6 +17,7 @@ from .picture import Outcome
 from .tiling import Tick
 
 EXISTS = "the output exists: `overwrite` replaces it"
+MEANWHILE = "another run made it meanwhile"
 
 
 @dataclass(frozen=True)
@@ -100,10 +101,15 @@ class Batch:
             if not mine:
                 return Outcome("skipped", note="another run is making it")
             if os.path.lexists(target) and not (self.overwrite and _version(target) == self._before[target]):
-                return Outcome("skipped", note="another run made it meanwhile")
-            return self.restorer(
-                job.source, target, name=job.name, overwrite=self.overwrite, inputs=self._inputs, progress=progress
-            )
+                return Outcome("skipped", note=MEANWHILE)
+            try:
+                return self.restorer(
+                    job.source, target, name=job.name, overwrite=self.overwrite, inputs=self._inputs, progress=progress
+                )
+            except ImageError as error:
+                if isinstance(error.__cause__, FileExistsError):  # where the file system has no locks
+                    return Outcome("skipped", note=MEANWHILE)
+                raise
 
     @contextmanager
     def _claimed(self, target: Path) -> Iterator[bool]:

@@ -172,6 +172,20 @@ def test_what_another_run_replaced_meanwhile_is_not_made_again() -> None:
     assert (value("out/a.png"), value("out/b.png")) == (110, 100)
 
 
+def test_without_locks_the_first_result_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a file system without locks two runs may make one file; the second is no failure."""
+    picture("in/a.png")
+    treated = FileRestorer.treated
+
+    def late(self: FileRestorer, case: Case, progress: object = None) -> tuple[Outcome, images.Image]:
+        Path("out/a.png").write_bytes(b"the other run's")
+        return treated(self, case)
+
+    monkeypatch.setattr(FileRestorer, "treated", late)
+    assert "skipped (another run made it meanwhile)" in dagl("dejpeg", "in", "-o", "out")[1]
+    assert Path("out/a.png").read_bytes() == b"the other run's"
+
+
 def test_a_stale_claim_is_taken_over_and_what_killed_runs_left_is_removed() -> None:
     picture("in/a.png")
     Path("out").mkdir()
