@@ -14,7 +14,7 @@ from rich.table import Table
 from ..errors import DaglError
 from ..measuring import datasets
 from .boundary import app, group, with_flags
-from .console import errors, say
+from .console import errors, plain, say
 from .options import Json, Quiet, a_path
 
 commands = group("The paper's test sets, checked against their SHA-256.")
@@ -35,9 +35,9 @@ DataDir = Annotated[
 def fetch(entry: datasets.Dataset, folder: Path, files: tuple[datasets.File, ...] | None, quiet: bool) -> None:
     """Download with a progress bar and one line for each failure. Raises DaglError if anything is still missing."""
     files = files or entry.files
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=errors, transient=True, disable=quiet or not errors.is_terminal) as bar:
-        task = bar.add_task(entry.name, total=sum(file.bytes for file in files))
+        task = bar.add_task(plain(entry.name), total=sum(file.bytes for file in files))
         failures = datasets.download(entry, folder, files, lambda count: bar.advance(task, count))
     for line in failures:
         say(with_flags(line), "red")

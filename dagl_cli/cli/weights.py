@@ -56,7 +56,7 @@ def download_bars(quiet: bool) -> Iterator[DownloadProgress]:
 
         def report(name: str, done: int, total: int | None) -> None:
             if name not in bars:
-                bars[name] = progress.add_task(name)
+                bars[name] = progress.add_task(plain(name))
             progress.update(bars[name], completed=done, total=total)
 
         yield report
