@@ -29,4 +29,5 @@ def test_every_variant_is_a_preset() -> None:
 
 
 def test_refusals_name_every_format() -> None:
-    assert sorted(NAMES.upper().replace(" OR ", ", ").split(", ")) == sorted(FORMATS)
+    named = NAMES.upper().replace(" OR ", ",").replace(" ", "").split(",")
+    assert sorted(named) == sorted(FORMATS)
