@@ -1,4 +1,4 @@
-"""AVIF, through Pillow's libavif (8 bits) and that of imagecodecs (10 and 12 bits, which are read only)."""
+"""AVIF, through Pillow's libavif (8 bits) and that of imagecodecs (10 and 12 bits, which are read only).
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL.AvifImagePlugin import AvifImageFile
 
 from ..errors import ImageError
 from .boxes import boxes
-from .exif import resolution_of, with_resolution
+from .exif import resolution_of, with_resolution, without_orientation
 from .image import Metadata, check_size, refuse_frames, spread
 
 _CONTAINERS = {b"meta": 4, b"iprp": 0, b"ipco": 0}
@@ -64,6 +64,7 @@ def encode(levels: np.ndarray, metadata: Metadata) -> bytes:
         if not exif:
             exif = metadata.exif
             metadata.notes.append("its resolution is left out, which AVIF holds in EXIF only")
+    exif = exif and without_orientation(exif)  # for which Pillow would write the block anew
     options = {"icc_profile": metadata.icc, "exif": exif, "xmp": metadata.xmp}
     buffer = io.BytesIO()
     given = {key: value for key, value in options.items() if value}

@@ -223,6 +223,19 @@ def iso_setting(exif: bytes | None) -> int | None:
     return number if 0 < number < 10**7 else None
 
 
+def without_orientation(exif: bytes) -> bytes:
+    """An upright block without the tag that says so; everything else stays where it is."""
+    block, tiff = bytearray(exif), Tiff.of(exif)
+    with suppress(struct.error):
+        *entries, end = tiff.entries(tiff.first) if tiff else [0]
+        for place in entries:
+            if tiff and struct.unpack_from(tiff.order + "H", block, place)[0] == ORIENTATION:
+                block[place:end] = block[place + 12 : end + 4] + bytes(8)
+                struct.pack_into(tiff.order + "H", block, tiff.first, len(entries) - 1)
+                break
+    return bytes(block)
+
+
 def turned(levels: np.ndarray, orientation: int) -> np.ndarray:
     """(H, W, ...) as the file has it -> upright, a view: (H, W, ...), from orientation 5 on (W, H, ...)."""
     rows, columns = _FLIPS[orientation]

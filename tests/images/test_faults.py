@@ -88,14 +88,16 @@ def entries(*rows: tuple[int, int, bytes], order: str = "<", big: bool = False) 
 # --- text, tags and orientation --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("format", ["TIFF", "JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("format", ["TIFF", "JPEG", "PNG", "WEBP", "AVIF", "JPEGXL", "JPEG2000"])
 def test_text_in_exif_stays_byte_for_byte(format: str) -> None:
     data, notes = saved(read(FAULTS / "exif-text-utf8.tif"), format)
     found = tags(read(data).exif)
     assert [found[tag].data for tag in (270, 315, 33432)] == [TEXT.encode() + b"\0"] * 3
     assert notes == []
-    with PIL.Image.open(io.BytesIO(data)) as other:  # as others read it
-        assert TEXT.encode() in data
+    assert TEXT.encode() in data
+    if format in ("JPEGXL", "JPEG2000"):  # which Pillow does not read, or finds no EXIF in
+        return
+    with PIL.Image.open(io.BytesIO(data)) as other:
         assert other.getexif()[315].encode("latin-1").decode().rstrip("\0") == TEXT
 
 
@@ -115,7 +117,7 @@ def test_descriptions_of_ome_and_imagej_stay() -> None:
     assert tags(read(data).exif)[270].data == '<OME><Pixels PhysicalSizeXUnit="µm"/></OME>\0'.encode()
 
 
-@pytest.mark.parametrize("format", ["TIFF", "JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("format", ["TIFF", "JPEG", "PNG", "WEBP", "AVIF", "JPEGXL", "JPEG2000"])
 @pytest.mark.parametrize("name", ["bigtiff-orientation6.tif", "exif-make-is-double.tif", "exif-make-is-double.jpg"])
 def test_one_odd_tag_costs_neither_the_orientation_nor_the_others(name: str, format: str) -> None:
     image = read(FAULTS / name)
@@ -124,7 +126,8 @@ def test_one_odd_tag_costs_neither_the_orientation_nor_the_others(name: str, for
     again = read(data)
     assert (again.orientation, again.pixels.shape, image.notes, notes) == (1, (224, 160, 3), [], [])
     found = tags(again.exif)
-    assert found[274].numbers("<" if again.exif and again.exif[:2] == b"II" else ">") == [1]
+    if format != "AVIF":  # which has a place of its own for it
+        assert found[274].numbers("<" if again.exif and again.exif[:2] == b"II" else ">") == [1]
     if name.startswith("bigtiff"):
         assert found[315].data == b"Atel\0"
     else:
