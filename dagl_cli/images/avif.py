@@ -1,4 +1,4 @@
-"""AVIF, through Pillow's libavif (8 bits) and that of imagecodecs (10 and 12 bits, which are read only).
+"""AVIF, through Pillow's libavif (8 bits) and that of imagecodecs (10 and 12 bits, which are read only)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL.AvifImagePlugin import AvifImageFile
 
 from ..errors import ImageError
 from .boxes import boxes
-from .exif import resolution_of, with_resolution, without_orientation
+from .exif import holding_resolution, resolution_of, without_orientation
 from .image import Metadata, check_size, refuse_frames, spread
 
 _CONTAINERS = {b"meta": 4, b"iprp": 0, b"ipco": 0}
@@ -58,12 +58,7 @@ def _properties(data: memoryview) -> dict[bytes, list[memoryview]]:
 
 def encode(levels: np.ndarray, metadata: Metadata) -> bytes:
     """levels: (H, W, 3 or 4) uint8. Quality 100 without chroma subsampling; a resolution goes into the EXIF."""
-    exif = metadata.exif
-    if metadata.resolution and not resolution_of(exif):
-        exif = with_resolution(exif, metadata.resolution)
-        if not exif:
-            exif = metadata.exif
-            metadata.notes.append("its resolution is left out, which AVIF holds in EXIF only")
+    exif = holding_resolution(metadata, "AVIF")
     exif = exif and without_orientation(exif)  # for which Pillow would write the block anew
     options = {"icc_profile": metadata.icc, "exif": exif, "xmp": metadata.xmp}
     buffer = io.BytesIO()

@@ -21,7 +21,7 @@ import PIL.Image
 from PIL.ExifTags import GPSTAGS, TAGS
 
 from ..errors import ImageError
-from .image import MANY_FRAMES, Resolution
+from .image import MANY_FRAMES, Metadata, Resolution
 
 ORIENTATION = 274
 _DETAILS, _GPS, _INTEROPERABILITY = 34665, 34853, 40965
@@ -301,6 +301,19 @@ def with_resolution(block: bytes | None, resolution: Resolution) -> bytes | None
         directory[tag] = Entry(5, struct.pack(tiff.order + "II", *rational(value)))
     directory[_UNIT] = Entry(3, struct.pack(tiff.order + "H", _UNITS[resolution.unit]))
     return _block(tiff, directory)
+
+
+def holding_resolution(metadata: Metadata, kind: str) -> bytes | None:
+    """The EXIF block for a format that has no other place for a resolution; a note where it cannot hold one.
+
+    kind: the format's name.
+    """
+    if not metadata.resolution or resolution_of(metadata.exif):
+        return metadata.exif
+    exif = with_resolution(metadata.exif, metadata.resolution)
+    if not exif:
+        metadata.notes.append(f"its resolution is left out, which {kind} holds in EXIF only")
+    return exif or metadata.exif
 
 
 def rational(number: Fraction) -> tuple[int, int]:

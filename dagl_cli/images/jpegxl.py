@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import ImageError
 from .boxes import boxes
-from .exif import resolution_of, upright, with_resolution
+from .exif import holding_resolution, resolution_of, upright
 from .image import Metadata, check_size, unpremultiplied
 
 CODESTREAM, BOXES = b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"
@@ -128,12 +128,7 @@ def _is_srgb(bits: Bits) -> bool:
 
 def encode(levels: np.ndarray, metadata: Metadata) -> bytes:
     """levels: (H, W) or (H, W, C) uint8: 16 bits would be called linear. Without loss; a resolution goes into EXIF."""
-    exif = metadata.exif
-    if metadata.resolution and not resolution_of(exif):
-        exif = with_resolution(exif, metadata.resolution)
-        if not exif:
-            exif = metadata.exif
-            metadata.notes.append("its resolution is left out, which JPEG XL holds in EXIF only")
+    exif = holding_resolution(metadata, "JPEG XL")
     stream = bytes(imagecodecs.jpegxl_encode(levels, lossless=True, usecontainer=False))
     parts = [(b"Exif", bytes(4) + exif)] if exif else []
     parts += [(b"xml ", metadata.xmp)] if metadata.xmp else []

@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 
 from ..errors import ImageError
-from .exif import resolution_of, with_resolution
+from .exif import holding_resolution, resolution_of
 from .image import Metadata, check_size, refuse_frames
 
 
@@ -66,12 +66,7 @@ def encode(levels: np.ndarray, metadata: Metadata) -> bytes:
 
     WebP holds a resolution in EXIF only: it gets one where there is none.
     """
-    exif = metadata.exif
-    if metadata.resolution and not resolution_of(exif):
-        exif = with_resolution(exif, metadata.resolution)
-        if not exif:
-            exif = metadata.exif
-            metadata.notes.append("its resolution is left out, which WebP holds in EXIF only")
+    exif = holding_resolution(metadata, "WebP")
     options = {"icc_profile": metadata.icc, "exif": exif, "xmp": metadata.xmp}
     buffer = io.BytesIO()
     given = {key: value for key, value in options.items() if value}
