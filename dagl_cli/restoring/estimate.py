@@ -87,7 +87,8 @@ def _block_sigma(blocks: np.ndarray) -> float:
 
 def _variance_kept(share: np.ndarray) -> np.ndarray:
     """What Gaussian noise keeps of its variance when `share` of it, 0-1, is clipped at one end of the range."""
-    end = -torch.special.ndtri(torch.from_numpy(share.clip(1e-9, 0.99))).numpy()  # in standard deviations from the mean
+    share = share.clip(1e-9, 0.99)  # beyond, next to nothing is kept, and the end of the range is not to be found
+    end = -torch.special.ndtri(torch.from_numpy(share)).numpy()  # in standard deviations from the mean
     density = np.exp(-(end**2) / 2) / math.sqrt(2 * math.pi)
     mean = end * share - density
     return 1 - share - end * density + end**2 * share - mean**2

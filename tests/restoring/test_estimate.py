@@ -88,6 +88,14 @@ def test_estimate_sigma_of_noise_that_was_clipped(end: int, beyond: float) -> No
     assert estimate_sigma(np.rint(noisy.clip(0, 1) * 255).astype(np.float32) / 255) == pytest.approx(sigma, rel=0.1)
 
 
+@pytest.mark.parametrize("specks", [0.002, 0.01])
+def test_estimate_sigma_is_a_number_for_two_levels(specks: float) -> None:
+    """A dither with blocks that are black but for a few specks: beyond what noise that was clipped leaves."""
+    dither = np.random.default_rng(0).random((256, 256)) < 0.5
+    dither[:64] = np.random.default_rng(1).random((64, 256)) < specks
+    assert np.isfinite(sigma_of(dither.astype(np.float32)))
+
+
 @pytest.mark.parametrize("bars", [0.3, 0.7])
 def test_estimate_sigma_looks_past_even_bars(bars: float) -> None:
     noisy = 0.5 + np.random.default_rng(0).normal(0, 20 / 255, (300, 400)).astype(np.float32)
