@@ -58,6 +58,8 @@ class Entry:
     def numbers(self, order: str) -> list[Fraction]:
         """Raises ValueError, OverflowError or ZeroDivisionError for what is none."""
         code = _KINDS[self.kind]
+        if code == "s":
+            raise ValueError("text or bytes")
         count = len(self.data) // struct.calcsize("<" + code[0])
         values = struct.unpack(f"{order}{count}{code[0]}", self.data)
         if len(code) == 2:
@@ -143,6 +145,9 @@ class Tiff:
         for tag in directory.keys() & _BELOW.keys():
             try:
                 below = self.directory(int(directory[tag].numbers(self.order)[0]), names=_BELOW[tag])
+                if tag == _DETAILS and _DETAILS in below:  # it may point to itself
+                    del below[_DETAILS]
+                    self.lost.append(TAGS[_DETAILS])
                 directory[tag] = Entry(4, b"", self._with_below(below) if tag == _DETAILS else below)
             except (struct.error, ValueError, ArithmeticError):
                 self.lost.append(TAGS[tag])

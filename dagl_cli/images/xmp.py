@@ -8,6 +8,7 @@ from xml.sax.saxutils import quoteattr, unescape
 
 _PROMISES = {
     "http://ns.google.com/photos/1.0/camera/": "a motion photo's video",
+    "http://ns.oplus.com/photos/1.0/camera/": "a motion photo's video",
     "http://ns.google.com/photos/1.0/container/": "pictures or a video behind it",
     "http://ns.google.com/photos/1.0/container/item/": "pictures or a video behind it",
     "http://ns.google.com/photos/1.0/depthmap/": "a depth map",
@@ -98,9 +99,9 @@ class _Finder:
             self.depth += 1
             return
         for attribute in [*declared, *attributes]:
-            uri, *local, prefix = attribute.split(" ")
-            if uri in _PROMISES and local:
-                pattern = rf"\s+{re.escape(prefix)}:{re.escape(local[0])}\s*=\s*(?:\"[^\"]*\"|'[^']*')"
+            uri, local, prefix = (*attribute.split(" "), "", "")[:3]  # old packets have a plain `about`
+            if uri in _PROMISES and prefix:
+                pattern = rf"\s+{re.escape(prefix)}:{re.escape(local)}\s*=\s*(?:\"[^\"]*\"|'[^']*')"
                 if found := re.compile(pattern.encode()).search(self.packet, self.parser.CurrentByteIndex):
                     self.cuts.append(found.span())
                 if prefix != "xmlns":

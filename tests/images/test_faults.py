@@ -172,6 +172,24 @@ def test_exif_that_cannot_all_go_into_a_tiff_says_what_stays_behind() -> None:
     assert saved(image, "JPEG")[1] == []  # there it is the block that it was
 
 
+@pytest.mark.parametrize("kind", [2, 7])
+def test_bytes_where_a_number_belongs_cost_nothing_else(kind: int) -> None:
+    block = entries((274, kind, b"6"), (315, 2, b"Someone here\0"), (34665, kind, b"abc\0"), (34853, kind, b"abc\0"))
+    image = read(pillow("JPEG", exif=b"Exif\0\0" + block))
+    data, notes = saved(image, "TIFF")
+    assert sorted(notes[0].removeprefix("damaged tags are left out: ").split(", ")) == ["ExifOffset", "GPSInfo"]
+    assert tags(read(data).exif)[315].data == b"Someone here\0"
+    tagged = tiff(extratags=[(282, 2, 4, b"abc\0", True), (283, 2, 4, b"abc\0", True), (315, 2, 4, b"Ann\0", True)])
+    assert tags(read(tagged).exif)[315].data == b"Ann\0"
+
+
+def test_exif_that_points_to_itself_loses_the_pointer_only() -> None:
+    block = entries((315, 2, b"Someone here\0"), (34665, 4, struct.pack("<I", 8)))
+    data, notes = saved(read(pillow("JPEG", exif=b"Exif\0\0" + block)), "TIFF")
+    assert notes == ["damaged tags are left out: ExifOffset"]
+    assert tags(read(data).exif)[315].data == b"Someone here\0"
+
+
 def test_bigtiff_with_directories_below() -> None:
     below = {33434: exif.Entry(5, struct.pack("<II", 1, 250)), 37510: exif.Entry(7, b"ASCII\0\0\0note")}
     directory = {274: exif.Entry(16, struct.pack("<Q", 3)), 34665: exif.Entry(4, b"", below)}
@@ -315,6 +333,10 @@ def packet(content: str, namespaces: str = "") -> bytes:
         (
             '><g:Data>x<g:Data g:v="1"/>y</g:Data><dc:b g:w="2">1</dc:b></rdf:Description>',
             'xmlns:g="http://ns.google.com/photos/1.0/depthmap/"', "g:", "<dc:b>1</dc:b>",
+        ),
+        (  # attributes without a namespace are usual in old packets
+            'about="" o:MotionPhotoOwner="oplus" dc:a="1"/>',
+            'xmlns:o="http://ns.oplus.com/photos/1.0/camera/"', "MotionPhoto", 'about=""',
         ),
     ],
 )  # fmt: skip
