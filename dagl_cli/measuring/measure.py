@@ -323,7 +323,7 @@ def _measure_image(
     start = time.perf_counter()
     result = restored(method, bad, case.level, protocol, depth)
     seconds = time.perf_counter() - start
-    peak = torch.cuda.max_memory_allocated(device) / 1e6 if cuda else _peak_of_process()
+    peak = torch.cuda.max_memory_allocated(device) / 1e6 if cuda else peak_of_process()
     shown, ssim = bad.clamp(0, 1), SSIM[case.task]
     figures = Figures(
         psnr=psnr(result, clean), ssim=ssim(result, clean), input_psnr=psnr(shown, clean),
@@ -338,7 +338,7 @@ def _reset_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def _peak_of_process() -> float | None:
+def peak_of_process() -> float | None:
     """The most memory that this process has held since `_reset_peak` (Linux), or so far, in MB; None on Windows."""
     if sys.platform == "win32":
         return None

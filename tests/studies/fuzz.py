@@ -13,7 +13,6 @@ import argparse
 import io
 import json
 import random
-import resource
 import sys
 import tempfile
 import time
@@ -28,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from helpers import saved, tiny
 
 from dagl_cli.errors import DaglError
+from dagl_cli.measuring.measure import peak_of_process
 from dagl_cli.store import card, manifest, release, weights
 
 SECONDS, BYTES = 10, 2 * 10**9
@@ -172,7 +172,7 @@ def campaign(
         outcomes[outcome] += 1
         if not outcome.islower():
             print(f"{kind} {seed} {i}: {outcome}")
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    most = 1e6 * (peak_of_process() or 0)
     print(
         f"{kind}: {count} damaged, {dict(outcomes)}, slowest {slowest:.2f} s, at most {most / 1e6:.0f} MB", flush=True
     )

@@ -14,7 +14,6 @@ import io
 import multiprocessing
 import os
 import random
-import resource
 import struct
 import sys
 import tempfile
@@ -32,8 +31,9 @@ import tifffile
 
 from dagl_cli.errors import ImageError
 from dagl_cli.images import FORMATS, Image, read, write
+from dagl_cli.measuring.measure import peak_of_process
 
-SECONDS, KILOBYTES = 10, 2_000_000
+SECONDS, MEGABYTES = 10, 2_000
 LARGE = 200_000
 """Samples; larger pictures are only read, since to write them takes time whatever they are."""
 LEVELS = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
@@ -181,7 +181,7 @@ def work(pipe: Connection, log: str) -> None:
     printed = 0
     while (data := pipe.recv()) is not None:
         outcome = attempt(data)
-        if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > KILOBYTES:
+        if (peak_of_process() or 0) > MEGABYTES:
             outcome = "memory"
         if os.fstat(number).st_size > printed:
             printed, outcome = os.fstat(number).st_size, "noise"
