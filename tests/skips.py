@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +25,15 @@ def is_windows() -> bool:
     return os.name == "nt"
 
 
+def _may_mount() -> bool:
+    """Whether this process may bind a folder to itself."""
+    with tempfile.TemporaryDirectory() as folder:
+        if subprocess.run(["mount", "--bind", folder, folder], capture_output=True).returncode:
+            return False
+        subprocess.run(["umount", folder], check=True)
+    return True
+
+
 def _version(package: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version(package).split(".")[:2])
 
@@ -33,6 +44,8 @@ ALLOWED: dict[str, Callable[[], bool]] = {
     r"no (named )?pipes( here)?": lambda: not hasattr(os, "mkfifo"),
     r"POSIX (permissions|signals)|locks of files that are open": is_windows,
     r"permissions do not bind root, nor Windows": lambda: is_windows() or os.geteuid() == 0,
+    r"bind mounts are not allowed here": lambda: not _may_mount(),
+    r"needs fork": lambda: not hasattr(os, "fork"),
     r"looks for processes in /proc": lambda: os.name == "nt" or os.uname().sysname != "Linux",
     r"needs /dev/full": lambda: not Path("/dev/full").exists(),
     r"the peak can be reset on Linux only": lambda: not Path("/proc/self/clear_refs").exists(),

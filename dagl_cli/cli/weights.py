@@ -18,7 +18,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from ..config import RAW_FILES
-from ..errors import UsageError, WeightsError, plain
+from ..errors import UsageError, WeightsError, plain, unknown
 from .boundary import app, group
 from .console import errors, say
 from .options import Json, Offline, Overwrite, Quiet, a_path
@@ -289,7 +289,7 @@ def import_weights(
     from ..store import weights
 
     if task not in TASKS:
-        raise UsageError(f"--task {task} is unknown: choose one of {', '.join(TASKS)}")
+        raise unknown("task", task, TASKS)
     name = f"release-{weights.default_name(task, 1 if task in ('denoise', 'dejpeg') else 3)}"
     target = output or weights.imported_folder() / f"{name}.safetensors"
     if target.exists() and not overwrite:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..config import BAYER_PATTERNS
 from ..degrade import bayer_masks, jpeg
+from ..images.colour import srgb_decode, srgb_encode
 
 Random = np.random.Generator
 
@@ -133,14 +134,14 @@ def photograph(scene: Tensor, camera: Camera, random: Random) -> tuple[Tensor, T
     """
     height, width = scene.shape[-2:]
     sensor = (max(16, round(height / camera.scale)), max(16, round(width / camera.scale)))
-    light = _linear(_resized(scene, sensor))
+    light = srgb_decode(_resized(scene, sensor).clamp(0, 1))
     matrix = _colour_matrix(camera.mixture)  # linear sRGB -> camera
     gains = torch.tensor([camera.gains[0], 1.0, camera.gains[1]]).view(3, 1, 1)
     light = (_mix(light, matrix) / gains * camera.exposure).clamp(0, 1)
     clean = (light * bayer_masks(*sensor, camera.pattern)).sum(0, keepdim=True)  # (1, H, W)
     mosaics = torch.stack([expose(clean, camera, random), clean])  # (2, 1, H, W): noisy, clean
     picture = demosaic(mosaics, camera.pattern, camera.demosaicing) * gains
-    picture = _gamma(_mix(picture.clamp(0, 1), torch.linalg.inv(matrix)).clamp(0, 1))
+    picture = srgb_encode(_mix(picture.clamp(0, 1), torch.linalg.inv(matrix)).clamp(0, 1))
     if camera.tone:
         picture = picture.lerp(picture.square() * (3 - 2 * picture), camera.tone)
     picture = reduce_noise(picture, camera)
@@ -350,17 +351,6 @@ def _resized(x: Tensor, size: tuple[int, int], antialias: bool = True) -> Tensor
     batch = x if x.ndim == 4 else x[None]
     result = F.interpolate(batch, size=size, mode="bicubic", align_corners=False, antialias=antialias)
     return result if x.ndim == 4 else result[0]
-
-
-def _linear(x: Tensor) -> Tensor:
-    """sRGB -> linear light (IEC 61966-2-1)."""
-    x = x.clamp(0, 1)
-    return torch.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
-
-
-def _gamma(x: Tensor) -> Tensor:
-    """Linear light -> sRGB."""
-    return torch.where(x <= 0.0031308, x * 12.92, 1.055 * x.clamp(min=1e-6) ** (1 / 2.4) - 0.055)
 
 
 def _colour_matrix(mixture: tuple[float, ...]) -> Tensor:
