@@ -1,4 +1,4 @@
-"""sRGB: its curve, for arrays and tensors alike, and its ICC profile."""
+"""sRGB: its curve, for arrays and tensors alike, and ICC profiles: sRGB's, and whether data is one."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ def srgb_decode(code: Any) -> Any:
     """sRGB's code in [0, 1] -> linear light (IEC 61966-2-1). An array (numpy) or a tensor (torch), any shape."""
     dark = code <= 0.04045
     return dark * (code / 12.92) + ~dark * (((abs(code) + 0.055) / 1.055) ** 2.4)
+
+
+def is_profile(data: bytes) -> bool:
+    """Whether it has the header of an ICC profile (ICC.1:2022, section 7.2), with its signature."""
+    return len(data) >= 128 and data[36:40] == b"acsp"
 
 
 def srgb_profile() -> bytes:

@@ -120,6 +120,9 @@ class Tiff:
         *entries, _ = self.entries(position)
         size, inside = (20, 8) if self.big else (12, 4)
         for entry in entries:
+            if entry + size > len(self.data):
+                self.lost.append("those behind its end")
+                break
             tag, kind, count = struct.unpack_from(self.order + ("HHQ" if self.big else "HHI"), self.data, entry)
             if not count or (tags and tag not in tags):
                 continue
@@ -159,10 +162,11 @@ class Tiff:
 
         Raises struct.error if there is no directory.
         """
-        count = self._number("H", position)
+        start, size = (position + 8, 20) if self.big else (position + 2, 12)
+        room = max(0, len(self.data) - start) // size
+        count = min(self._number("H", position), room + 1)  # one over: it is truncated
         if count > _MOST_ENTRIES:
             raise struct.error
-        start, size = (position + 8, 20) if self.big else (position + 2, 12)
         return range(start, start + size * count + 1, size)
 
     def _number(self, code: str, position: int) -> int:
@@ -205,12 +209,14 @@ def upright(exif: bytes) -> tuple[bytes | None, int]:
     if not tiff or tiff.big:
         return None, 1
     orientation = 1
-    with suppress(struct.error, ValueError, ArithmeticError):
+    with suppress(struct.error, KeyError, ValueError, ArithmeticError):
+        (number,) = tiff.directory(tiff.first, {ORIENTATION})[ORIENTATION].numbers(tiff.order)
+        orientation = int(number)
+    with suppress(struct.error):  # a truncated directory: what is there is patched
         *entries, end = tiff.entries(tiff.first)
         for place in entries:
             tag, _, count = struct.unpack_from(tiff.order + "HHI", block, place)
             if tag == ORIENTATION and count == 1:
-                orientation = int(tiff.directory(tiff.first, {ORIENTATION})[ORIENTATION].numbers(tiff.order)[0])
                 struct.pack_into(tiff.order + "HHIHH", block, place, tag, 3, 1, 1, 0)
         struct.pack_into(tiff.order + "I", block, end, 0)
     return bytes(block), orientation if orientation in _FLIPS else 1
@@ -292,7 +298,7 @@ def add_to_tiff(file: io.BytesIO, exif: bytes) -> list[str]:
 
 
 def with_resolution(block: bytes | None, resolution: Resolution) -> bytes | None:
-    """An EXIF block that says the resolution too; None where that would move maker notes, or cannot be done."""
+    """An EXIF block that says the resolution too; None where that would move maker notes or lose damaged tags."""
     tiff = Tiff.of(block or b"II*\0\x08\0\0\0\0\0\0\0\0\0")
     if not tiff:
         return None
@@ -300,7 +306,7 @@ def with_resolution(block: bytes | None, resolution: Resolution) -> bytes | None
         directory = tiff.everything(tiff.first)
     except struct.error:
         return None
-    if _DETAILS in directory and _MAKER_NOTES in (directory[_DETAILS].below or {}):
+    if tiff.lost or (_DETAILS in directory and _MAKER_NOTES in (directory[_DETAILS].below or {})):
         return None
     for tag, value in ((_X_RESOLUTION, resolution.x), (_Y_RESOLUTION, resolution.y)):
         directory[tag] = Entry(5, struct.pack(tiff.order + "II", *rational(value)))

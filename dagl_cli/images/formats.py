@@ -42,14 +42,14 @@ FORMATS = {
         (".png",), (b"\x89PNG\r\n\x1a\n",), png.decode, png.encode, _ALL | {"png_text"}, depths=(8, 16),
     ),
     "JPEG": Format(
-        (".jpg", ".jpeg", ".jpe", ".jfif"), (b"\xff\xd8\xff",), jpeg.decode, jpeg.encode, _ALL | {"jpeg_segments"},
-        alpha=False, longest_side=65500, longest_block=65500,
+        (".jpg", ".jpeg", ".jpe", ".jfif", ".jif"), (b"\xff\xd8\xff",), jpeg.decode, jpeg.encode,
+        _ALL | {"jpeg_segments"}, alpha=False, longest_side=65500, longest_block=65500,
     ),
     "TIFF": Format(
         (".tif", ".tiff"), (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), tiff.decode, tiff.encode, _ALL | {"tiff"},
         depths=(8, 16),
     ),
-    "BMP": Format((".bmp", ".dib"), (b"BM",), bmp.decode, bmp.encode, frozenset({"resolution"}), alpha=False),
+    "BMP": Format((".bmp", ".dib"), (b"BM", *bmp.DIB), bmp.decode, bmp.encode, frozenset({"resolution"}), alpha=False),
     "WEBP": Format((".webp",), (b"RIFF....WEBP",), webp.decode, webp.encode, _ALL, gray=False, longest_side=16383),
     "JPEG2000": Format(
         (".jp2",), (jpeg2000.START, jpeg2000.CODESTREAM), jpeg2000.decode, jpeg2000.encode, _ALL, depths=(8, 16),
@@ -89,4 +89,8 @@ def format_of(head: bytes) -> str:
     for signature, name in _UNREAD.items():
         if head.startswith(signature):
             raise ImageError(f"{name} is not supported: convert it to PNG")
+    for signature in FORMATS["PNG"].signatures + FORMATS["JPEG"].signatures:
+        if (position := head.find(signature)) > 0:
+            stray = "1 byte stands" if position == 1 else f"{position} bytes stand"
+            raise ImageError(f"{stray} before the {format_of(head[position:])} image in it: cut off what is there")
     raise ImageError(f"it is not a {NAMES} image: convert it to one")

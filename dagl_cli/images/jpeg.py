@@ -141,6 +141,10 @@ def _check(header: Frame, max_pixels: int) -> None:
         name = kind if kind.startswith("JPEG") else f"{kind} JPEG"
         article = "an" if name[0] in "a" else "a"
         raise ImageError(f"it is {article} {name}, which dagl does not read: convert it to 16-bit PNG or TIFF")
+    if not header.height:
+        raise ImageError(
+            "its header leaves its height open (a DNL segment may have it), which dagl does not read: save it anew"
+        )
     check_size(header.width, header.height, max_pixels)
     if header.channels not in (1, 3):
         raise ImageError(f"its colours are {_COLOURS.get(header.channels, 'unusual')}: convert it to RGB or gray")

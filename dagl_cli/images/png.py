@@ -29,6 +29,8 @@ _XMP_KEYWORD = b"XML:com.adobe.xmp"
 _EXIF_KEYWORD = b"Raw profile type exif"
 _MOST_INFLATED = 1 << 26
 """Bytes: no ICC profile or text is longer, so a small file cannot fill the memory through one."""
+_END_OF_NUMBERS = 2**31
+"""PNG's four-byte numbers are below it."""
 _MOST_CHUNKS = 1_000_000
 
 
@@ -45,7 +47,7 @@ def decode(data: bytes, max_pixels: int) -> tuple[np.ndarray, Metadata]:
             continue
         name = kind.decode("ascii", "backslashreplace")
         if kind in seen:
-            metadata.notes.append(f"its {name} chunk is there twice: left out")
+            metadata.notes.append(f"its {name} chunk is there more than once: all but the first are left out")
             continue
         try:
             if zlib.crc32(chunk[4:-4]) != struct.unpack(">I", chunk[-4:])[0]:
@@ -118,14 +120,20 @@ def _understand(kind: bytes, content: bytes, metadata: Metadata) -> None:
             raise ValueError
         metadata.icc = _inflate(text[1:])
     elif kind == b"eXIf":
+        if not content:
+            raise ValueError
         metadata.exif = content
     elif kind == b"pHYs":
         x, y, unit = struct.unpack(">IIB", content)
-        if x and y and (unit == 1 or x != y):
+        if not (0 < x < _END_OF_NUMBERS and 0 < y < _END_OF_NUMBERS and unit <= 1):
+            raise ValueError
+        if unit == 1 or x != y:
             scale = Fraction(254, 10000) if unit == 1 else 1
             metadata.resolution = Resolution(Fraction(x) * scale, Fraction(y) * scale, "inch" if unit == 1 else "none")
     elif kind in _TEXT:
-        if not separator:
+        if not separator or not 1 <= len(keyword) <= 79:
+            raise ValueError
+        if (kind == b"zTXt" and text[0]) or (kind == b"iTXt" and (text[0] > 1 or text[1] or text.count(0, 2) < 2)):
             raise ValueError
         if kind == b"iTXt" and keyword == _XMP_KEYWORD:
             packet = text[2:].split(b"\0", 2)[2]
@@ -137,7 +145,19 @@ def _understand(kind: bytes, content: bytes, metadata: Metadata) -> None:
         else:
             metadata.png_text.append((kind, content))
     elif kind in _COLOURS:
+        if not _is_colour(kind, content):
+            raise ValueError
         metadata.png_colours.append((kind, content))
+
+
+def _is_colour(kind: bytes, content: bytes) -> bool:
+    """Whether a chunk that says what the levels mean has the length and the values that PNG gives it."""
+    if kind == b"sRGB":
+        return len(content) == 1 and content[0] <= 3
+    if kind == b"cICP":  # the matrix is that of RGB, the range full or not
+        return len(content) == 4 and content[2] == 0 and content[3] <= 1
+    numbers = np.frombuffer(content, ">u4") if len(content) == (4 if kind == b"gAMA" else 32) else np.zeros(0)
+    return numbers.size > 0 and bool(numbers.max() < _END_OF_NUMBERS) and (kind != b"gAMA" or bool(numbers[0] > 0))
 
 
 def _inflate(data: bytes) -> bytes:

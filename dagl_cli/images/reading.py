@@ -13,7 +13,7 @@ import numpy as np
 
 from ..config import MAX_PIXELS
 from ..errors import ImageError
-from . import exif, xmp
+from . import colour, exif, xmp
 from .formats import FORMATS, format_of
 from .image import Image, Metadata, Resolution
 
@@ -118,6 +118,9 @@ def _assembled(levels: np.ndarray, metadata: Metadata, format: str, data: bytes)
         metadata.exif, orientation = exif.upright(metadata.exif)
         if metadata.exif is None:
             metadata.notes.append("its EXIF is damaged: left out")
+    if metadata.icc is not None and not colour.is_profile(metadata.icc):
+        metadata.icc = None
+        metadata.notes.append("its ICC profile is malformed: left out")
     if metadata.xmp:
         metadata.xmp, gone = xmp.truthful(metadata.xmp)
         if gone:
@@ -128,6 +131,7 @@ def _assembled(levels: np.ndarray, metadata: Metadata, format: str, data: bytes)
     if orientation > 4 and metadata.resolution:
         x, y, unit = metadata.resolution
         metadata.resolution = Resolution(y, x, unit)
+    metadata.notes = list(dict.fromkeys(metadata.notes))  # a file may have the same fault many times
     levels = levels[..., None] if levels.ndim == 2 else levels
     channels = 3 if levels.shape[2] > 2 else 1
     alpha = np.ascontiguousarray(levels[..., -1]) if levels.shape[2] > channels else None

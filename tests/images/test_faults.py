@@ -19,7 +19,7 @@ import pytest
 import tifffile
 
 from dagl_cli.errors import ImageError
-from dagl_cli.images import FORMATS, Image, Resolution, exif, is_image_path, read, write
+from dagl_cli.images import FORMATS, Image, Resolution, exif, is_image_path, read, srgb_profile, write
 
 FAULTS = Path(__file__).parents[1] / "data" / "faults"
 TEXT = "© 2024 Café Zürich"
@@ -279,7 +279,7 @@ def test_only_the_first_of_many_profiles_is_looked_at(monkeypatch: pytest.Monkey
     inflaters = iter([zlib.decompressobj()])
     monkeypatch.setattr(zlib, "decompressobj", lambda: next(inflaters))  # one, no more
     image = read(png(*[bomb] * 200))
-    assert image.notes[0] == "its iCCP chunk is there twice: left out"
+    assert image.notes[0] == "its iCCP chunk is there more than once: all but the first are left out"
 
 
 def test_a_jpeg_with_malformed_segments() -> None:
@@ -507,7 +507,7 @@ def test_two_channels_are_two_pictures(planes: str, kind: str | None) -> None:
     assert alpha is not None
 
 
-@pytest.mark.parametrize("name", ["a.JFIF", "a.jpe", "a.dib"])
+@pytest.mark.parametrize("name", ["a.JFIF", "a.jpe", "a.jif", "a.dib"])
 def test_other_names_of_jpeg_and_bmp(name: str, tmp_path: Path) -> None:
     assert is_image_path(name)
     write(read(pillow("PNG")), tmp_path / name)
@@ -596,3 +596,107 @@ def test_odd_depths_are_spread_over_the_range(bits: int, inverted: bool) -> None
 def test_an_absurd_resolution_costs_nothing_else(format: str, unit: str, x: int, y: int) -> None:
     image = Image(np.full((8, 8, 3), 0.5, np.float32), resolution=Resolution(Fraction(x), Fraction(y), unit))
     assert read(saved(image, format)[0]).pixels.shape == (8, 8, 3)
+
+
+# --- faults that cost what they spoil, no more -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [4, 65535])
+@pytest.mark.parametrize("cut", [0, 6, 13, 20])
+@pytest.mark.parametrize("format", ["TIFF", "JPEG", "WEBP", "PNG", "JPEGXL"])
+def test_an_orientation_before_the_end_of_a_truncated_directory_counts(format: str, cut: int, count: int) -> None:
+    entries = struct.pack("<HHII", 274, 3, 1, 6) + struct.pack("<HHII", 272, 2, 4, 0x434241) + bytes(16)
+    block = b"II*\0\x08\0\0\0" + struct.pack("<H", count) + entries[: 12 + cut]
+    image = read(pillow("JPEG", exif=b"Exif\0\0" + block))
+    data, notes = saved(image, format)
+    assert image.pixels.shape == (40, 24, 3)
+    again = read(data)
+    assert (again.pixels.shape, again.orientation) == ((40, 24, 3), 1)
+    if format == "TIFF":
+        assert notes == ["damaged tags are left out: those behind its end"]
+        assert (b"ABC\0" in data) == (cut >= 12)
+
+
+def test_an_orientation_of_no_known_type_costs_nothing() -> None:
+    block = b"II*\0\x08\0\0\0" + struct.pack("<HHHIII", 1, 274, 99, 1, 6, 0)
+    assert read(pillow("JPEG", exif=b"Exif\0\0" + block)).orientation == 1
+
+
+def test_exif_with_damaged_tags_is_not_rebuilt_for_a_resolution() -> None:
+    block = b"II*\0\x08\0\0\0" + struct.pack("<HHHII", 2, 272, 2, 4, 0x434241)
+    image = read(pillow("PNG", exif=block, dpi=(300, 300)))
+    data, notes = saved(image, "WEBP")
+    assert notes == ["its resolution is left out, which WebP holds in EXIF only"]
+    assert read(data).exif == image.exif
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        (b"pHYs", struct.pack(">IIB", 0, 0, 1)), (b"pHYs", struct.pack(">IIB", 9, 0, 0)),
+        (b"pHYs", struct.pack(">IIB", 9, 8, 9)), (b"pHYs", struct.pack(">IIB", 2**31, 8, 1)),
+        (b"gAMA", b""), (b"gAMA", bytes(4)), (b"gAMA", bytes([1] * 5)), (b"gAMA", b"\xff" * 4),
+        (b"cHRM", bytes(31)), (b"cHRM", b"\xff" * 32), (b"sRGB", b""), (b"sRGB", b"\4"), (b"sRGB", b"\0\0"),
+        (b"cICP", b"\1\1\0"), (b"cICP", b"\1\1\1\1"), (b"cICP", b"\1\1\0\2"), (b"eXIf", b""),
+        (b"tEXt", b"\0no keyword"), (b"tEXt", b"k" * 80 + b"\0x"), (b"zTXt", b"k\0"), (b"zTXt", b"k\0\1x"),
+        (b"iTXt", b"k\0\2\0\0\0x"), (b"iTXt", b"k\0\0\1\0\0x"), (b"iTXt", b"k\0\0\0x"),
+    ],
+)  # fmt: skip
+def test_chunks_with_impossible_values_are_dropped_and_named(kind: bytes, content: bytes) -> None:
+    image = read(png(chunk(kind, content)))
+    assert image.notes == [f"its {kind.decode()} chunk is malformed: left out"]
+    assert kind not in saved(image, "PNG")[0]
+
+
+def test_chunks_with_possible_values_stay() -> None:
+    chunks = [
+        chunk(b"gAMA", struct.pack(">I", 45455)), chunk(b"sRGB", b"\3"), chunk(b"cICP", b"\x09\x10\0\1"),
+        chunk(b"cHRM", struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)),
+        chunk(b"iTXt", b"k\0\0\0de\0Wort\0x"), chunk(b"zTXt", b"k\0\0" + zlib.compress(b"x")),
+        chunk(b"pHYs", struct.pack(">IIB", 3000, 2000, 1)),
+    ]  # fmt: skip
+    image = read(png(*chunks))
+    assert image.notes == []
+    data = saved(image, "PNG")[0]
+    assert all(piece in data for piece in chunks)
+
+
+@pytest.mark.parametrize("profile", [b"hello", bytes(300), srgb_profile()[:100]])
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF", "WEBP"])
+def test_a_profile_that_is_none_is_left_out_and_named(format: str, profile: bytes) -> None:
+    image = read(pillow(format, icc_profile=profile))
+    assert image.icc is None
+    assert image.notes == ["its ICC profile is malformed: left out"]
+
+
+@pytest.mark.parametrize("kind", [b"iCCP", b"gAMA", b"tEXt"])
+def test_a_fault_that_a_file_has_twenty_times_is_said_once(kind: bytes) -> None:
+    image = read(png(*[chunk(kind, b"x")] * 20))
+    more = f"its {kind.decode()} chunk is there more than once: all but the first are left out"
+    assert image.notes == [f"its {kind.decode()} chunk is malformed: left out"] + [more] * (kind != b"tEXt")
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+@pytest.mark.parametrize(("before", "said"), [(b"\n", "1 byte stands"), (b"\xef\xbb\xbf", "3 bytes stand")])
+def test_bytes_before_the_signature_are_named(before: bytes, said: str, format: str) -> None:
+    assert f"{said} before the {format} image in it" in refusal(before + pillow(format))
+
+
+def test_a_jpeg_whose_height_comes_later() -> None:
+    data = bytearray(pillow("JPEG"))
+    start = data.index(b"\xff\xc0")
+    data[start + 5 : start + 7] = bytes(2)
+    assert "leaves its height open" in refusal(bytes(data))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])
+def test_a_bitmap_without_a_file_header(mode: str) -> None:
+    stream = io.BytesIO()
+    picture = PIL.Image.fromarray(LEVELS).convert(mode)
+    picture.save(stream, "DIB", dpi=(300, 150))
+    image = read(stream.getvalue())
+    expected = np.asarray(picture.convert("RGB" if mode in ("P", "RGB") else "L"))
+    assert np.array_equal(np.rint(image.pixels * 255).squeeze(), expected)
+    assert image.format == "BMP"
+    assert image.resolution is not None
+    assert [round(float(v)) for v in image.resolution[:2]] == [300, 150]

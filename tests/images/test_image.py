@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 from dagl_cli.errors import ImageError
 from dagl_cli.images import NAMES, SUFFIXES, Image, Resolution, is_image_path, read, write, writing
 
-ICC = b"\0" * 16 + b"RGB " + bytes(range(256)) * 2
-GRAY_ICC = b"\0" * 16 + b"GRAY" + bytes(200)
+ICC = b"\0" * 16 + b"RGB " + bytes(16) + b"acsp" + bytes(range(256)) * 2
+GRAY_ICC = b"\0" * 16 + b"GRAY" + bytes(16) + b"acsp" + bytes(200)
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="6" xmp:Rating="4"/></x:xmpmeta>'
 
 

@@ -88,7 +88,9 @@ def test_a_network_that_changes_nothing_loses_nothing(
     suffix, depth = kind
     exif = PIL.Image.Exif()
     exif[315] = "Someone"
-    fields: dict[str, Any] = {"icc": b"\0" * 16 + (b"GRAY" if channels == 1 else b"RGB ") + bytes(200)}
+    fields: dict[str, Any] = {
+        "icc": b"\0" * 16 + (b"GRAY" if channels == 1 else b"RGB ") + bytes(16) + b"acsp" + bytes(200)
+    }
     if suffix == ".bmp":
         alpha, fields = False, {}
     elif suffix == ".webp":
@@ -570,7 +572,7 @@ def test_mosaics_reach_the_network_in_its_own_pattern(
 def test_mosaic_files_become_rgb(tmp_path: Path) -> None:
     """RGGB is the default of the files and of the API."""
     levels = noise(7, 9, 1, 16)
-    source = write(tmp_path / "bayer.tif", levels, icc=b"\0" * 16 + b"GRAY" + bytes(200))
+    source = write(tmp_path / "bayer.tif", levels, icc=b"\0" * 16 + b"GRAY" + bytes(16) + b"acsp" + bytes(200))
     report = FileRestorer("demosaic")(source, tmp_path / "rgb.tif")
     assert report.model == "demosaic-color"
     expected = levels * degrade.bayer_masks(7, 9, "RGGB").permute(1, 2, 0).numpy()

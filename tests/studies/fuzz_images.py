@@ -30,7 +30,7 @@ import PIL.Image
 import tifffile
 
 from dagl_cli.errors import ImageError
-from dagl_cli.images import FORMATS, Image, read, write
+from dagl_cli.images import FORMATS, Image, read, srgb_profile, write
 from dagl_cli.measuring.measure import peak_of_process
 
 SECONDS, MEGABYTES = 10, 2_000
@@ -64,7 +64,7 @@ def seeds() -> dict[str, list[bytes]]:
                 alpha = LEVELS[..., 0].astype(np.uint8 if depth == 8 else np.uint16) if format.alpha else None
                 for mask in {id(a): a for a in (None, alpha)}.values():
                     stream = io.BytesIO()
-                    write(Image(pixels, mask, depth, exif=block, xmp=XMP, icc=bytes(300)), stream, format=name)
+                    write(Image(pixels, mask, depth, exif=block, xmp=XMP, icc=srgb_profile()), stream, format=name)
                     found[name].append(stream.getvalue())
     picture = PIL.Image.fromarray(LEVELS)
     for mode, name, options in (
