@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
+from numbers import Real
 from typing import Any, ClassVar
 
 from .errors import UsageError, unknown
@@ -160,6 +161,8 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
+        if not isinstance(values, dict):
+            raise UsageError("the model configuration is malformed: it is no JSON object")
         unknown = set(values) - {f.name for f in fields(cls)}
         if unknown:
             raise UsageError(f"the model configuration has unknown settings: {', '.join(sorted(unknown))}")
@@ -263,10 +266,12 @@ class Options:
             raise unknown("tiling", self.tiling, TILINGS)
 
 
-def check_sigma(sigma: float) -> None:
-    """Raises UsageError unless sigma is in the range that the models are trained on."""
-    if not 0 <= sigma <= HIGHEST_SIGMA:
-        raise UsageError(f"`sigma` {sigma:g} must be between 0 and {HIGHEST_SIGMA:g} (on the 0-255 scale)")
+def check_sigma(sigma: object) -> None:
+    """Raises UsageError unless sigma is a number in the range that the models are trained on."""
+    if isinstance(sigma, bool) or not isinstance(sigma, Real):
+        raise UsageError(f"`sigma` is of type {type(sigma).__name__}: give a number, 0 to {HIGHEST_SIGMA:g}")
+    if not 0 <= float(sigma) <= HIGHEST_SIGMA:
+        raise UsageError(f"`sigma` {float(sigma):g} must be between 0 and {HIGHEST_SIGMA:g} (on the 0-255 scale)")
 
 
 def check_pattern(pattern: str) -> None:

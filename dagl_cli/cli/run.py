@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from mimetypes import guess_type
 from pathlib import Path
@@ -179,7 +180,8 @@ def counts(rows: list[dict[str, Any]]) -> dict[str, int]:
 def said_left_out(why: str, names: list[str]) -> str:
     """What was passed over, with one for example: a picture or a film, if there is one."""
     example = next((name for name in names if (guess_type(name)[0] or "").startswith(("image", "video"))), names[0])
-    return f"{len(names)} {why}, such as {example}"
+    kind = why if len(names) > 1 else re.sub(r"s\b", "", why, count=1)  # the noun is the first plural
+    return f"{len(names)} {kind}, such as {example}"
 
 
 def print_report(rows: list[dict[str, Any]], left_out: dict[str, list[str]], stopped: str | None) -> None:

@@ -205,7 +205,8 @@ class Display:
             return
         if "left_out" in row:
             name, why = next(iter(row["left_out"].items()))
-            say(f"Left out: {len(row['left_out'])} files, such as {name} ({why})", "yellow")
+            count = len(row["left_out"])
+            say(f"Left out: {count} file{'s' * (count > 1)}, such as {name} ({why})", "yellow")
         elif "init_from" in row:
             kinds = {"channels differ": "differ in channels", "fresh": "fresh", "unused": "unused"}
             more = ", ".join(f"{len(row[k])} {text}" for k, text in kinds.items() if row[k])

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from .. import images
-from ..config import DEFAULT_PATTERN, HIGHEST_SIGMA, Options, check_sigma
-from ..errors import UsageError
+from ..config import DEFAULT_PATTERN, HIGHEST_SIGMA, TASKS, Options, check_pattern, check_sigma
+from ..errors import ImageError, UsageError, unknown
 from . import estimate, guard
 from .picture import Case, PictureRestorer, case_of, run
 from .restorer import Restorer, check_task, load_model
@@ -53,10 +53,14 @@ def restore(
     Returns the same kind, dtype and range, clipped to it; (H, W, 3) or (3, H, W) for demosaicing. A path gives an
     array (H, W, 1) or (H, W, 3), upright, uint8 or uint16 as the file is, with alpha as one channel more.
     Raises UsageError for NaN, wrong shapes or ranges, batches and other types; ImageError for a file that cannot be
-    read.
+    read, or a PIL image that is closed, damaged or truncated.
     """
+    _check_types(task, pattern, model, options)
     if sigma is not None:
         check_sigma(sigma)
+    check_pattern(pattern)
+    if guarded and task not in (*TASKS, "restore"):
+        raise unknown("task", task, (*TASKS, "restore"))
     picture = _picture(image)
     case = case_of(picture, task, pattern)
     if guarded:
@@ -71,6 +75,18 @@ def restore(
             sigma = _estimated(case.seen(), task)
         pixels = replace(case, pixels=run(restorer, case.pixels, sigma, pattern)).result().pixels
     return _as_given(pixels, picture, image)
+
+
+def _check_types(task: object, pattern: object, model: object, options: object) -> None:
+    """Raises UsageError that names the parameter."""
+    for name, value, kinds, wanted in (
+        ("task", task, str, "a name, such as 'denoise'"),
+        ("pattern", pattern, str, "a name, such as 'RGGB'"),
+        ("model", model, (str, os.PathLike, Restorer, type(None)), "a name, a path, or what `load_model` returned"),
+        ("options", options, Options, "`dagl_cli.Options(...)`"),
+    ):
+        if not isinstance(value, kinds):
+            raise UsageError(f"`{name}` is of type {type(value).__name__}: give {wanted}")
 
 
 def _guarded(
@@ -101,16 +117,21 @@ def _picture(image: object) -> images.Image:
     if not isinstance(image, (np.ndarray, Tensor)):
         kinds = "a NumPy array, a torch tensor, a PIL image or a path, one picture at a time"
         raise UsageError(f"`image` is a {type(image).__name__}: give {kinds}")
+    if isinstance(image, Tensor) and (image.layout != torch.strided or image.is_nested or image.is_meta):
+        raise UsageError("a tensor must be dense and hold its values: not sparse (`to_dense()`), nested or on 'meta'")
     shape = tuple(image.shape)
     if 0 in shape:
         raise UsageError(f"an image of shape {shape} has no pixels")
     if isinstance(image, Tensor):
+        if len(shape) == 4:
+            raise UsageError(f"a tensor must be (1, H, W) or (3, H, W), not {shape}: give one picture at a time")
         if len(shape) != 3 or shape[0] not in (1, 3) or not image.is_floating_point():
             raise UsageError(f"a tensor must be (1, H, W) or (3, H, W) of floats, not {shape} of {image.dtype}")
         pixels = image.detach().to("cpu", torch.float32).permute(1, 2, 0).numpy()
     else:
         if len(shape) not in (2, 3) or (*shape, 1)[2] not in (1, 3):
-            raise UsageError(f"an array must be (H, W), (H, W, 1) or (H, W, 3), not {shape}: take alpha off first")
+            remedy = "take alpha off first" if len(shape) == 3 else "give one picture at a time"
+            raise UsageError(f"an array must be (H, W), (H, W, 1) or (H, W, 3), not {shape}: {remedy}")
         top = RANGES.get(image.dtype.name)
         if top is None and not np.issubdtype(image.dtype, np.floating):
             raise UsageError(f"an array must be uint8, uint16 or float in [0, 1], not {image.dtype}")
@@ -126,7 +147,12 @@ def _of_pil(image: PIL.Image.Image) -> images.Image:
         raise UsageError(f"`image` has the mode {image.mode}: convert it to one of {', '.join(MODES)}")
     transparent = "transparency" in image.info and image.mode in ("L", "P", "RGB")
     mode = {"L": "LA"}.get(image.mode, "RGBA") if transparent else MODES[image.mode]
-    levels = np.asarray(image if image.mode == mode else image.convert(mode))
+    try:
+        levels = np.asarray(image if image.mode == mode else image.convert(mode))
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a decoder says: Pillow reads a file's pixels only now
+        raise ImageError("`image` cannot be read: it is closed, damaged or truncated: open an intact copy") from error
     if levels.size == 0:
         raise UsageError(f"an image of {image.width}x{image.height} has no pixels")
     levels = levels[..., None] if levels.ndim == 2 else levels

@@ -33,6 +33,8 @@ are, and of these every second as a JPEG of quality 95 and 75 and with Gaussian 
 15 of CC15, 14 are found. Texture all over a picture passes for noise, too."""
 SURE_SIGMA = 2.5
 """White noise above this is no fine texture: it is removed where it was said to be a camera's."""
+SOFT_DITHER_SIGMA = 40
+"""A dither that was blurred a little passes for noise above this (44 to 93 levels, by 0.4 and 0.5 pixels)."""
 HIGH_ISO = 800
 """From this setting on, if EXIF tells it, noise is expected, and these hold instead:"""
 CLEAN_RMS_AT_HIGH_ISO = 1.2
@@ -63,7 +65,7 @@ def noise(pixels: np.ndarray, iso: int | None = None) -> Finding:
     iso: the setting that EXIF tells, if it does.
     """
     found = Finding(sigma=estimate.estimate_sigma(pixels), task="denoise")
-    if drawn := kind.drawing(pixels):
+    if drawn := _drawn(pixels, found.sigma):
         found.sigma, found.nothing = 0.0, f"{drawn}: left as it is; `sigma` decides otherwise"
         return found
     measured = measure(pixels)
@@ -80,6 +82,12 @@ def noise(pixels: np.ndarray, iso: int | None = None) -> Finding:
     return found
 
 
+def _drawn(pixels: np.ndarray, white: float | None) -> str | None:
+    """As `kind.drawing`, and dithers that pass for strong noise. white: as for `is_camera_noise`."""
+    soft = white is not None and white > SOFT_DITHER_SIGMA and kind.is_soft_dither(pixels)
+    return kind.drawing(pixels) or ("two tones, blurred, as in scans of dithers" if soft else None)
+
+
 def is_camera_noise(measured: Noise, white: float, iso: int | None) -> bool:
     """white: the level that an estimate for white noise finds."""
     high = iso is not None and iso >= HIGH_ISO
@@ -89,9 +97,10 @@ def is_camera_noise(measured: Noise, white: float, iso: int | None) -> bool:
 
 def camera_noise(pixels: np.ndarray, iso: int | None = None) -> Finding:
     """For a model of camera noise, whatever kind there is: its level, or that there is nothing to remove."""
-    if drawn := kind.drawing(pixels):
+    white = estimate.estimate_sigma(pixels)
+    if drawn := _drawn(pixels, white):
         return Finding(0.0, nothing=f"{drawn}: left as it is; `sigma` decides otherwise", task="real")
-    measured, white = measure(pixels), estimate.estimate_sigma(pixels)
+    measured = measure(pixels)
     if white is None:
         return Finding(nothing="too small to find noise in: left as it is; `sigma` decides otherwise", task="real")
     seen = measured is not None and is_camera_noise(measured, white, iso)

@@ -17,6 +17,16 @@ Kodak24, McMaster18: 0.56 to 0.82); in Bayer mosaics of Kodak24 and McMaster18 b
 MOSAIC_STEPS = 1.03
 """Above this a picture of one channel is a mosaic: white noise alone gives 1."""
 
+TWO_TONES = 0.84
+"""Share of the variance that lies between the darker and the brighter pixels, parted where it is greatest."""
+ALTERNATING = -0.1
+"""Correlation of neighbours, in detail, below which light and dark alternate.
+
+By both, of 150 photographs none is a blurred dither, nor are Kodak24 and BSD68 and crops of them with noise of 0, 15,
+50 and 75 levels, clipped to 8 bit; as Floyd-Steinberg dithers blurred by 0.4 pixels (sigma) all 150 are, by 0.5 pixels
+141.
+"""
+
 
 def drawing(pixels: np.ndarray) -> str | None:
     """What a picture is instead of a photograph: black, two tones, a page or a drawing, in a few words; None.
@@ -43,6 +53,27 @@ def drawing(pixels: np.ndarray) -> str | None:
     inside = np.any(levels > 2, -1) & np.any(levels < 253, -1)  # what is burnt out or black is even in photographs too
     even = (np.all(levels[:, 1:] == levels[:, :-1], -1) & inside[:, 1:]).sum() / max(1, inside[:, 1:].sum())
     return "a drawing or screenshot: even areas" if even > 0.6 else None
+
+
+def is_soft_dither(pixels: np.ndarray) -> bool:
+    """Whether two tones alternate from pixel to pixel, in every channel, blurred as in scans."""
+    return all(_alternates(pixels[..., channel]) for channel in range(pixels.shape[-1]))
+
+
+def _alternates(plane: np.ndarray) -> bool:
+    levels = levels_of(plane)
+    share = np.bincount(levels.ravel(), minlength=256) / levels.size
+    below, moment = share.cumsum(), (share * np.arange(256)).cumsum()
+    inner = (below > 0) & (below < 1 - 1e-9)
+    if not inner.any():
+        return False
+    mean = moment[-1]
+    between = (mean * below - moment)[inner] ** 2 / (below * (1 - below))[inner]  # Otsu (1979), Eq. 18
+    if between.max() < TWO_TONES * (share * (np.arange(256) - mean) ** 2).sum():
+        return False
+    detail = plane - scipy.ndimage.gaussian_filter(plane, 2)
+    along = min((detail[:, 1:] * detail[:, :-1]).mean(), (detail[1:] * detail[:-1]).mean())
+    return bool(along < ALTERNATING * (detail**2).mean())
 
 
 def levels_of(pixels: np.ndarray) -> np.ndarray:

@@ -224,7 +224,10 @@ def parsed(text: str | bytes) -> Any:
             raise ValueError(f"it is nested more than {DEEPEST} deep")
         for inner in (*value, *value.values()) if isinstance(value, dict) else value:
             if isinstance(inner, str):
-                inner.encode()
+                try:
+                    inner.encode()
+                except UnicodeEncodeError:
+                    raise ValueError("it is malformed: text that is no Unicode") from None
             elif isinstance(inner, dict | list):
                 examine(inner, left - 1)
 
@@ -232,6 +235,8 @@ def parsed(text: str | bytes) -> Any:
         found = json.loads(text)
     except RecursionError:
         raise ValueError(f"it is nested more than {DEEPEST} deep") from None
+    except ValueError:  # its words are Python's: on columns, code points and digits
+        raise ValueError("it is malformed: no JSON") from None
     examine([found], DEEPEST)
     return found
 

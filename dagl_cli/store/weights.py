@@ -362,12 +362,12 @@ def _contents(path: Path) -> _Contents:
             "`dagl weights import` wrote"
         )
     try:
-        config = ModelConfig.from_dict(manifests.parsed(metadata["config"]))
+        config = ModelConfig.from_dict(manifests.parsed(metadata.get("config", "")))
         info = manifests.parsed(metadata.get("info", "{}"))
         if not isinstance(info, dict):
             raise ValueError("info is no object")
         manifests.said(info)
-    except (KeyError, ValueError, TypeError, AttributeError, DaglError) as error:
+    except (ValueError, DaglError) as error:
         raise WeightsError(f"{path}: its configuration cannot be read ({one_line(error)}): {AGAIN}") from None
     for name, (kind, _) in tensors.items():
         if kind not in FLOATS:

@@ -116,7 +116,7 @@ def test_results_of_an_earlier_run_are_not_inputs() -> None:
     ]
     _, stderr = dagl("dejpeg", "photos/x.png", "photos/x_dejpeg.png", "-o", "both")
     assert os.listdir("both") == ["x.png"]
-    assert "Left out: 1 results of an earlier run, such as photos/x_dejpeg.png" in stderr
+    assert "Left out: 1 result of an earlier run, such as photos/x_dejpeg.png" in stderr
     dagl("dejpeg", "photos/x_dejpeg.png", "again.png")  # it is meant where it is named alone
     assert value("again.png") == 100 + 2 * SHIFT
 
@@ -135,6 +135,7 @@ def test_what_is_left_out_is_counted_and_named() -> None:
     }
     _, stderr = dagl("dejpeg", "in")
     assert "Left out: 3 files of other kinds, such as in/b.heic\n" in stderr
+    assert "Left out: 1 camera raw file, which `dagl demosaic` takes, such as in/d.nef\n" in stderr
     assert stderr.endswith("2 skipped\n")
     (Path("in") / "a.png").unlink()
     (Path("in") / "c.jfif").unlink()

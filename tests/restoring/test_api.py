@@ -81,6 +81,47 @@ def test_what_is_no_single_picture_is_a_dagl_error(bad: object) -> None:
     assert issubclass(UsageError, DaglError)
 
 
+@pytest.mark.parametrize("load_first", [False, True])
+def test_pil_images_without_their_pixels_are_image_errors(load_first: bool) -> None:
+    levels = np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)
+    PIL.Image.fromarray(levels).save("whole.png")
+    Path("short.png").write_bytes(Path("whole.png").read_bytes()[:2000])
+    closed = PIL.Image.open("whole.png")
+    if load_first:
+        closed.load()
+    closed.close()
+    with PIL.Image.open("short.png") as lazy:
+        for image in (lazy, closed):
+            with pytest.raises(ImageError, match="`image` cannot be read: it is closed, damaged or truncated"):
+                restore(image, "dejpeg")
+
+
+@pytest.mark.parametrize("tensor", [torch.rand(1, 8, 8).to_sparse(), torch.rand(1, 8, 8, device="meta")])
+def test_tensors_without_their_pixels_are_usage_errors(tensor: torch.Tensor) -> None:
+    with pytest.raises(UsageError, match="a tensor must be dense and hold its values"):
+        restore(tensor, "dejpeg")
+
+
+@pytest.mark.parametrize("batch", [np.zeros((2, 64, 96, 3)), torch.zeros(2, 3, 64, 96)])
+def test_of_a_batch_one_picture_at_a_time_is_asked_for(batch: object) -> None:
+    with pytest.raises(UsageError, match="give one picture at a time"):
+        restore(batch, "dejpeg")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="take alpha off first"):
+        restore(np.zeros((64, 96, 4)), "dejpeg")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("sigma", "20"), ("sigma", [5]), ("sigma", float("nan")), ("sigma", np.array([5, 6])), ("sigma", True),
+     ("task", ["denoise"]), ("task", None), ("task", "dehaze"), ("pattern", 3), ("pattern", np.zeros(4)),
+     ("model", 3), ("model", b"lite"), ("model", torch.nn.Identity()), ("options", {"device": "cpu"})],
+)  # fmt: skip
+@pytest.mark.parametrize("guarded", [False, True])
+def test_parameters_of_other_types_are_named(name: str, value: object, guarded: bool) -> None:
+    with pytest.raises(UsageError, match=rf"^`{name}` .+\Z"):
+        restore(np.zeros((16, 16)), guarded=guarded, **{name: value})  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("task", ["denoise", "dejpeg", "restore"])
 def test_the_guards_are_those_of_the_commands(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same pictures are left alone and restored, to the same pixels."""

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.ndimage
 import torch
 from helpers import ROOT, shared
 from PIL import Image, ImageDraw
@@ -52,6 +53,24 @@ def test_the_dithers_that_were_smeared_are_left_alone() -> None:
         found = guard.noise(pixels_of(shared("faults") / name))
         assert found.nothing
         assert "two tones" in found.nothing
+
+
+def test_a_scanned_dither_is_no_noise() -> None:
+    """And strong noise on a photograph is no dither, nor where that is nearly two tones or was sharpened."""
+    photo = pixels_of(PHOTO)
+    with Image.open(PHOTO) as opened:
+        dithered = pixels_of(opened.convert("1"))
+    soft = scipy.ndimage.gaussian_filter(dithered, (0.4, 0.4, 0))
+    for examine in (guard.noise, guard.camera_noise):
+        assert "two tones, blurred" in str(examine(soft).nothing)
+    bimodal = np.where(photo.mean(-1, keepdims=True) > 0.5, 0.8, 0.2) * np.ones(3)
+    generator = np.random.default_rng(0)
+    for picture in (photo, photo.mean(-1, keepdims=True), bimodal):
+        for sigma in (15, 50, 75):
+            noisy = np.round(255 * (picture + generator.normal(0, sigma / 255, picture.shape)).clip(0, 1)) / 255
+            assert not kind.is_soft_dither(noisy.astype(np.float32))
+            sharpened = noisy + 0.7 * (noisy - scipy.ndimage.gaussian_filter(noisy, (1, 1, 0)))
+            assert not kind.is_soft_dither(sharpened.clip(0, 1).astype(np.float32))
 
 
 def test_photographs_are_photographs() -> None:
