@@ -10,6 +10,7 @@ from subprocess import PIPE, Popen
 from typing import Any, TypeVar
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from PIL import Image
@@ -224,3 +225,11 @@ def measured_rows(result: Any) -> list[dict[str, Any]]:
     """The rows that a successful `benchmark(..., "--json")` printed."""
     assert result.exit_code == 0, result.stderr
     return list(json.loads(result.stdout)["rows"])
+
+
+def picture(path: str | Path, value: int = 100, size: tuple[int, int] = (8, 6)) -> Path:
+    """A gray image of one level."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.fromarray(np.full(size, value, np.uint8)).save(path)
+    return path

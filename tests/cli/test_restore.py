@@ -16,7 +16,7 @@ import PIL.Image
 import pytest
 import tifffile
 import torch
-from helpers import SHIFT, dagl, noting, refused, tree
+from helpers import SHIFT, dagl, noting, picture, refused, tree
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -27,14 +27,6 @@ from dagl_cli.restoring.file import FileRestorer
 from dagl_cli.store import weights
 
 pytestmark = pytest.mark.usefixtures("one_thread", "here")
-
-
-def picture(path: str | Path, value: int = 100, size: tuple[int, int] = (8, 6)) -> Path:
-    """A gray image of one level."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    PIL.Image.fromarray(np.full(size, value, np.uint8)).save(path)
-    return path
 
 
 def value(path: str | Path | bytes) -> int:

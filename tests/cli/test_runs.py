@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
-from helpers import SHIFT, dagl, refused, shared
+from helpers import SHIFT, dagl, picture, refused, shared
 
 from dagl_cli import files, images
 from dagl_cli.cli.console import plain
@@ -24,14 +24,6 @@ from dagl_cli.restoring.file import FileRestorer
 from dagl_cli.restoring.picture import Case, Outcome, largest_rectangle
 
 pytestmark = pytest.mark.usefixtures("one_thread", "here")
-
-
-def picture(path: str | Path, value: int = 100, size: tuple[int, int] = (8, 6)) -> Path:
-    """A gray image of one level."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    PIL.Image.fromarray(np.full(size, value, np.uint8)).save(path)
-    return path
 
 
 def value(path: str | Path) -> int:
