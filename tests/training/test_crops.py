@@ -121,7 +121,10 @@ def test_workers_end_with_a_run_that_is_killed(photos: Path, tmp_path: Path) -> 
         while not (run / "log.jsonl").exists():
             assert process.poll() is None
             time.sleep(0.05)
-        workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while len(workers := children.read_text().split()) > 2:  # git is one while it is asked for the commit
+            assert process.poll() is None
+            time.sleep(0.05)
     finally:
         process.kill()
         process.communicate()
