@@ -6,7 +6,10 @@ is one line in `Restoring`, or in `config.Options` and `Running` where it is abo
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -33,6 +36,29 @@ def a_tile(text: str) -> int | None:
     if not text.isdecimal():
         raise typer.BadParameter(f"{text} must be a number of pixels or auto")
     return int(text)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of `count` parts that a run's files fall into, by their names alone: a new file moves no other.
+
+    index: from 1.
+    """
+
+    index: int
+    count: int
+
+    def holds(self, name: Path) -> bool:
+        """name: the file's path below the folder that was given, the same on every machine."""
+        digest = hashlib.blake2b(os.fsencode(name.as_posix()), digest_size=8).digest()
+        return int.from_bytes(digest, "big") % self.count == self.index - 1
+
+
+def a_shard(text: str) -> Shard:
+    parts = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
+    if not parts or not 1 <= int(parts[1]) <= int(parts[2]):
+        raise typer.BadParameter(f"{text} is no part of the files: write I/N, from 1/N to N/N")
+    return Shard(int(parts[1]), int(parts[2]))
 
 
 def by_environment(context: typer.Context, name: str) -> bool:
@@ -103,6 +129,13 @@ Overwrite = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", envvar="DAGL_JSON", help="A JSON report on stdout.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", envvar="DAGL_QUIET", help="No progress, no messages but errors.")]
+Sharded = Annotated[
+    Shard | None,
+    typer.Option(
+        "--shard", parser=a_shard, metavar="I/N", envvar="DAGL_SHARD", show_default=False,
+        help="Only the I-th of N parts of the files, by a hash of their names: for job arrays on many machines.",
+    ),
+]  # fmt: skip
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 
 
@@ -133,6 +166,7 @@ class Restoring(Running):
     as_json: Json = False
     quiet: Quiet = False
     dry_run: DryRun = False
+    shard: Sharded = None
 
 
 def flat(command: Callable[..., None]) -> Callable[..., None]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import UsageError
 from ..files import entries, visible
-from .options import STDIO
+from .options import STDIO, Shard
 
 
 @dataclass
@@ -31,6 +31,24 @@ class Plan:
     """As in `Found`."""
     left_out: dict[str, list[str]] = field(default_factory=dict)
     """As in `Found`."""
+
+    def part(self, shard: Shard, given: list[Path]) -> Plan:
+        """What a shard holds of everything, so that all shards' reports add up to that of the whole.
+
+        given: the files and folders of the command line.
+        """
+
+        def mine(path: str | Path) -> bool:
+            path = Path(path)
+            folders = (folder for folder in given if folder != path and path.is_relative_to(folder))
+            return shard.holds(path.relative_to(next(folders, path.parent)))
+
+        left_out = {why: part for why, names in self.left_out.items() if (part := [n for n in names if mine(n)])}
+        return Plan(
+            [(source, target) for source, target in self.files if mine(source)],
+            {path: why for path, why in self.failures.items() if mine(path)},
+            left_out,
+        )
 
 
 EARLIER = "results of an earlier run"

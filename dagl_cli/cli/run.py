@@ -49,6 +49,14 @@ def run(
     if not planned.files and not planned.failures:
         what = f"no images in this folder ({NAMES})"
         raise DaglError("; ".join([f"{paths[0]}: {what}", *left_out]))
+    shard = restoring.shard
+    if shard and STDIO in paths:
+        if not by_environment(context, "shard"):
+            raise UsageError("--shard deals out files by their names: - (stdin, stdout) has none")
+        shard = None
+    if shard:
+        planned = planned.part(shard, paths)
+        left_out = [said_left_out(why, names) for why, names in planned.left_out.items()]
     as_json = restoring.as_json
     if as_json and STDIO in (target for _, target in planned.files):
         if not by_environment(context, "as_json"):
@@ -67,6 +75,8 @@ def run(
     if not as_json and not restoring.quiet:
         for line in left_out:
             say(f"Left out: {with_flags(line)}", "yellow")
+        if shard and not rows:
+            say(f"None of the files is in shard {shard.index}/{shard.count}.")
         if len(rows) > 1:
             say(", ".join(f"{n} {status}" for status, n in counts(rows).items()))
     if failed := counts(rows).get("failed", 0):

@@ -5,18 +5,22 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import PIPE
 
 import numpy as np
 import PIL.Image
 import pytest
 from helpers import SHIFT, dagl, picture, refused, shared
+from typer.testing import CliRunner
 
 from dagl_cli import files, images
+from dagl_cli.cli import app
 from dagl_cli.cli.console import plain
 from dagl_cli.errors import ImageError
 from dagl_cli.restoring.batch import Batch, Job
@@ -148,6 +152,82 @@ def test_what_another_run_is_making_is_left_to_it() -> None:
     assert (a["status"], a["message"], b["status"]) == ("skipped", "another run is making it", "restored")
     assert dagl("dejpeg", "in", "-o", "out")[1].endswith("1 restored, 1 skipped\n")
     assert sorted(os.listdir("out")) == ["a.png", "b.png"]
+
+
+def test_shards_share_all_and_a_new_file_moves_no_other() -> None:
+    """Whatever the folder is called on a machine: what its names are decides."""
+    for number in range(12):
+        picture(f"in/{number % 3}/{number}.png")
+    Path("in/notes.txt").touch()
+    Path("in/broken.png").write_bytes(b"hello")
+
+    def shares(source: str) -> dict[int, set[str]]:
+        found = {}
+        for index in (1, 2, 3):
+            arguments = ["dejpeg", source, "-o", "out", "--shard", f"{index}/3", "--dry-run", "--json"]
+            report = json.loads(CliRunner().invoke(app, arguments).stdout)
+            found[index] = {str(Path(row["input"]).relative_to(source)) for row in report["files"]}
+            found[index] |= {Path(name).name for left in report["left_out"] for name in left["files"]}
+        return found
+
+    first = shares("in")
+    assert all(len(share) > 1 for share in first.values())
+    assert sorted(name for share in first.values() for name in share) == sorted(
+        [*(f"{number % 3}/{number}.png" for number in range(12)), "notes.txt", "broken.png"]
+    )
+    shutil.copytree("in", "elsewhere")
+    picture("elsewhere/0/00.png")
+    second = shares("elsewhere")
+    assert all(first[index] <= second[index] for index in first)
+    assert sum(map(len, second.values())) == 15
+    dagl("dejpeg", "in/0/0.png", "in/1/1.png", "in/2/2.png", "in/0/3.png", "-o", "out", "--shard", "1/2")
+    dagl("dejpeg", "in/0/0.png", "in/1/1.png", "in/2/2.png", "in/0/3.png", "-o", "rest", "--shard", "2/2")
+    assert sorted(os.listdir("out") + os.listdir("rest")) == ["0.png", "1.png", "2.png", "3.png"]
+    assert os.listdir("out")
+    assert os.listdir("rest")
+
+
+def test_a_shard_that_is_none_or_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture("in/a.png")
+    for shard in ("0/4", "5/4", "1", "a/b", "1/0", "-1/4", "1/" + "9" * 5000):
+        message = refused("dejpeg", "in", f"--shard={shard}")
+        assert "is no part of the files: write I/N, from 1/N to N/N" in message
+    assert "--shard deals out files" in refused("dejpeg", "-", "out.png", "--shard", "1/2")
+    shares = [dagl("dejpeg", "in", "--shard", f"{index}/4") for index in (1, 2, 3, 4)]
+    empty = [stderr == f"None of the files is in shard {i}/4.\n" for i, (_, stderr) in enumerate(shares, 1)]
+    assert empty.count(True) == 3
+    monkeypatch.setenv("DAGL_SHARD", f"{empty.index(True) + 1}/4")
+    assert dagl("dejpeg", "in", "-o", "out")[1].startswith("None of the files")
+    assert dagl("dejpeg", "-", "out.png", stdin=Path("in/a.png").read_bytes())[1].startswith("- -> out.png: restored")
+
+
+def test_two_processes_make_every_file_of_a_folder_once(bundle: Path) -> None:
+    """Both begin at the same moment, and meet at every file unless one has its claim."""
+    for number in range(16):
+        noisy(f"in/{number:02}.png", seed=number)
+    code = """
+import sys, torch
+from dagl_cli.cli import app
+from dagl_cli.restoring import file
+torch.set_num_threads(1)
+print("ready", flush=True)
+sys.stdin.readline()
+app(sys.argv[1:])
+"""
+    arguments = command(bundle, "in", "-o", "out", "--json")[3:]
+    other = subprocess.Popen([sys.executable, "-c", code, *arguments], stdin=PIPE, stdout=PIPE, text=True)
+    with other:
+        assert other.stdin
+        assert other.stdout
+        assert other.stdout.readline() == "ready\n"
+        other.stdin.write("\n")
+        other.stdin.flush()
+        reports = [json.loads(dagl(*arguments)[0]), json.loads(other.stdout.read())]
+    assert other.returncode == 0
+    made = [[row["input"] for row in report["files"] if row["status"] == "restored"] for report in reports]
+    assert all(made), "they did not run at the same time"
+    assert sorted(made[0] + made[1]) == [f"in/{number:02}.png" for number in range(16)]
+    assert sorted(os.listdir("out")) == [f"{number:02}.png" for number in range(16)]
 
 
 def test_what_another_run_replaced_meanwhile_is_not_made_again() -> None:
