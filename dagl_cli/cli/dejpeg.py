@@ -13,8 +13,8 @@ from .run import run
 
 def dejpeg(
     context: typer.Context,
-    paths: Inputs,
     restoring: Restoring,
+    paths: Inputs = None,
     output: Output = None,
     suffix: Suffix = "_dejpeg",
     force: Annotated[bool, typer.Option("--force", help="Restore images without visible JPEG blocks too.")] = False,

@@ -14,8 +14,8 @@ from .run import run
 
 def demosaic(
     context: typer.Context,
-    paths: Inputs,
     restoring: Restoring,
+    paths: Inputs = None,
     output: Output = None,
     suffix: Suffix = "_rgb",
     pattern: Annotated[

@@ -14,8 +14,8 @@ from .run import run
 
 def denoise(
     context: typer.Context,
-    paths: Inputs,
     restoring: Restoring,
+    paths: Inputs = None,
     output: Output = None,
     suffix: Suffix = "_denoised",
     sigma: Annotated[

@@ -68,11 +68,11 @@ def by_environment(context: typer.Context, name: str) -> bool:
 
 
 Inputs = Annotated[
-    list[Path],
+    list[Path] | None,
     typer.Argument(
         metavar="IN... [OUT]",
         parser=a_path,
-        help="Image, folder, or - for stdin; then the output image or folder. Several inputs: use -o.",
+        help="Image, folder, pattern, or - for stdin; then the output image or folder. Several inputs: use -o.",
         show_default=False,
     ),
 ]
@@ -80,6 +80,44 @@ Output = Annotated[
     Path | None, typer.Option("-o", "--output", parser=a_path, help="Folder (or, for one input, file) for the results.")
 ]
 Suffix = Annotated[str, typer.Option(help="Added to the name where no output is given.", envvar="DAGL_SUFFIX")]
+Name = Annotated[
+    str | None,
+    typer.Option(
+        "--name",
+        metavar="PATTERN",
+        help="Name of each result, instead of a suffix: '{stem}_dn{sigma}{suffix}'. Fields: {stem} of the input; "
+        "{suffix}, the result's ending; {folder}, where the input lies; {sigma}, as given ({sigma:02.0f} is possible).",
+    ),
+]
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--format", metavar="ENDING", help="Format of the results, on stdout too: png, jpg, tif ...; default: as input."
+    ),
+]
+Include = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATTERN",
+        help="Only files that it fits: '*.jpg'; with a slash, paths below the folder: '2024/*'. Case does not matter. "
+        "May be given again.",
+        show_default=False,
+    ),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATTERN", help="Leave out files and folders that it fits. May be given again.", show_default=False
+    ),
+]
+FilesFrom = Annotated[
+    Path | None,
+    typer.Option(
+        parser=a_path,
+        metavar="LIST|-",
+        help="Read the inputs from a file or stdin: one a line, or with a null character behind each (find -print0).",
+    ),
+]
 Model = Annotated[
     str | None,
     typer.Option(
@@ -159,6 +197,11 @@ class Running:
 class Restoring(Running):
     """Of every command that restores files."""
 
+    name: Name = None
+    format: Format = None
+    include: Include = None
+    exclude: Exclude = None
+    files_from: FilesFrom = None
     model: Model = None
     max_pixels: MaxPixels = MAX_PIXELS
     strip_metadata: Strip = False

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import UsageError
 from ..files import entries, visible
+from .inputs import Filter, expanded
+from .naming import Naming, format_of
 from .options import STDIO, Shard
 
 
@@ -38,9 +39,11 @@ class Plan:
         given: the files and folders of the command line.
         """
 
+        above = [path for path in given if os.path.isdir(path)]
+
         def mine(path: str | Path) -> bool:
             path = Path(path)
-            folders = (folder for folder in given if folder != path and path.is_relative_to(folder))
+            folders = (folder for folder in above if folder != path and path.is_relative_to(folder))
             return shard.holds(path.relative_to(next(folders, path.parent)))
 
         left_out = {why: part for why, names in self.left_out.items() if (part := [n for n in names if mine(n)])}
@@ -55,33 +58,53 @@ EARLIER = "results of an earlier run"
 OTHER = "files of other kinds"
 RAW = "camera raw files, which `dagl demosaic` takes"
 BESIDE_RAW = "pictures beside a camera raw file of the same name"
+FILTERED = "files that `include` or `exclude` leaves out"
 
 
-def plan(paths: list[Path], output: Path | None, suffix: str, raws: bool = False, overwrite: bool = False) -> Plan:
+def plan(
+    paths: list[Path],
+    output: Path | None,
+    naming: Naming,
+    *,
+    only: Filter = Filter(),
+    raws: bool = False,
+    overwrite: bool = False,
+    from_list: bool = False,
+) -> Plan:
     """The files of a command line; results mirror a folder's tree.
 
-    `IN OUT` is a pair when there is no -o. raws: folders are searched for camera raw files too. overwrite: targets
-    may be replaced.
+    `IN OUT` is a pair when there is no -o. only: which files are taken. raws: folders are searched for camera raw
+    files too. overwrite: targets may be replaced. from_list: the paths are all inputs, as they are.
     Raises UsageError for an output that is an input, or written twice.
     """
-    paths, output = split_output(paths, output, overwrite)
+    if not from_list:
+        paths, output = split_output(paths, output, overwrite)
+        paths = [meant for path in paths for meant in expanded(path)]
     several = len(paths) > 1 or os.path.isdir(paths[0])
-    check_output(output, suffix, several)
+    check_output(output, several)
     if several and STDIO in paths:
         raise UsageError("- (stdin) cannot be mixed with other inputs")
     made = Plan()
+    siblings: dict[Path, list[Path]] = {}
+    for path in paths:
+        siblings.setdefault(path.parent, []).append(path)
+    earlier = {folder: naming.made_of(inside) for folder, inside in siblings.items()} if several else {}
     for path in paths:
         if path == STDIO:
+            check_whole_name(output or STDIO, naming)
             made.files.append((path, output or STDIO))
         elif os.path.isdir(path):
-            add_folder(made, path, output, suffix, raws, beside_others=len(paths) > 1)
-        elif is_earlier(path.stem, suffix, {p.stem for p in paths if p.parent == path.parent}):
+            add_folder(made, path, output, naming, only, raws, beside_others=len(paths) > 1)
+        elif not only.takes(path):
+            made.left_out.setdefault(FILTERED, []).append(str(path))
+        elif path.stem in earlier.get(path.parent, ()):
             made.left_out.setdefault(EARLIER, []).append(str(path))
         elif output is None:
-            made.files.append((path, as_result(path.with_name(path.stem + suffix + path.suffix))))
+            made.files.append((path, path.with_name(naming.of(path, beside=True))))
         elif several or os.path.isdir(output) or (output != STDIO and not output.suffix):
-            made.files.append((path, output / as_result(path).name))
+            made.files.append((path, output / naming.of(path, beside=False)))
         else:
+            check_whole_name(output, naming)
             made.files.append((path, output))
     check_targets(made.files)
     return made
@@ -101,27 +124,41 @@ def split_output(paths: list[Path], output: Path | None, overwrite: bool) -> tup
     return paths[:1], paths[1]
 
 
-def check_output(output: Path | None, suffix: str, several: bool) -> None:
+def check_output(output: Path | None, several: bool) -> None:
     """Raises UsageError for an output that cannot hold what there is to write."""
     from .. import images
 
-    if os.path.basename(suffix) != suffix:
-        raise UsageError(f"--suffix {suffix} must not name a folder: use -o for that")
     if several and output == STDIO:
         raise UsageError("several images cannot go to stdout: give a folder with -o")
     if several and output and not os.path.isdir(output) and (os.path.lexists(output) or images.is_image_path(output)):
         raise UsageError(f"{output} is not a folder: the results of several inputs need one")
 
 
-def add_folder(made: Plan, folder: Path, output: Path | None, suffix: str, raws: bool, beside_others: bool) -> None:
+def check_whole_name(output: Path, naming: Naming) -> None:
+    """Raises UsageError where a file, or stdout, is given as the output, and with it how it should be called."""
+    from .. import images
+
+    if naming.pattern is not None:
+        what = "stdout has no name" if output == STDIO else f"{output} is a whole name"
+        raise UsageError(f"{what}: leave --name out, or give a folder with -o")
+    named = images.SUFFIXES.get(output.suffix.lower())
+    if naming.format is not None and output != STDIO and named != format_of(naming.format):
+        raise UsageError(f"{output} and --format {naming.format} are two formats: leave one of them out")
+
+
+def add_folder(
+    made: Plan, folder: Path, output: Path | None, naming: Naming, only: Filter, raws: bool, beside_others: bool
+) -> None:
     """The images below a folder. beside_others: it is one of several inputs, whose results must not meet."""
     named = Path(os.path.realpath(folder)) if folder.name in ("", "..") else folder
     if output is None:
-        root = named.parent / (named.name + suffix)
+        root = named.parent / (named.name + naming.suffix)
     else:
         root = output / named.name if beside_others else output
-    found = images_below(folder, output or root, suffix, raws)
-    made.files += [(source, root / as_result(source.relative_to(folder))) for source in found.images]
+    found = images_below(folder, output or root, naming, only, raws)
+    for source in found.images:
+        below = source.relative_to(folder).parent
+        made.files.append((source, root / below / naming.of(source, beside=False)))
     made.failures |= found.failures
     for why, names in found.left_out.items():
         made.left_out.setdefault(why, []).extend(names)
@@ -135,10 +172,14 @@ def check_targets(files: list[tuple[Path, Path]]) -> None:
         if target == STDIO:
             continue
         if any(name in inputs for name in entries(target)) or is_same_name(source, target):
-            raise UsageError(f"{target} is an input and is never overwritten: choose another output or --suffix")
+            raise UsageError(
+                f"{target} is an input and is never overwritten: choose another output, --suffix or --name"
+            )
         real = os.path.realpath(target)
         if real in seen:
-            raise UsageError(f"{seen[real]} and {source} would both become {target}: choose other folders")
+            raise UsageError(
+                f"{seen[real]} and {source} would both become {target}: choose another --name, or other folders"
+            )
         seen[real] = source
 
 
@@ -156,57 +197,49 @@ def is_same_name(source: Path, target: Path) -> bool:
     )
 
 
-def is_earlier(stem: str, suffix: str, stems: Container[str]) -> bool:
-    """Whether a name is that of a result of this command, made of another of the names: `x_denoised` of `x`."""
-    original = stem.removesuffix(suffix)
-    return original != stem and original in stems
-
-
-def as_result(path: Path) -> Path:
-    """The name of a result where the user gives none: the input's, but raw files become TIFFs."""
-    from ..images import raw
-
-    return path.with_suffix(raw.RESULT_SUFFIX) if raw.is_raw_path(path) else path
-
-
-def images_below(folder: Path, results: Path, suffix: str = "", raws: bool = False) -> Found:
+def images_below(
+    folder: Path, results: Path, naming: Naming = Naming(""), only: Filter = Filter(), raws: bool = False
+) -> Found:
     """What lies below a folder, sorted.
 
-    Hidden files and folders are not looked at, nor `results` where it lies inside. Left out are results of an earlier
-    run (`is_earlier`; a folder `photos_denoised` beside `photos` too) and what dagl does not read. With `raws`, camera
-    raw files are images too, and what lies beside one under the same name (the camera's JPEG) is left out; a second
-    raw file of the name, whose result would be the same file, is a failure.
+    Hidden files and folders are not looked at, nor `results` where it lies inside. Left out are what `only` does not
+    take, results of an earlier run (`x_denoised` beside `x`, files and folders) and what dagl does not read. With
+    `raws`, camera raw files are images too, and what lies beside one under the same name (the camera's JPEG) is left
+    out; a second raw file of the name, whose result would be the same file, is a failure.
     """
     unreadable: list[OSError] = []
     found = Found()
     earlier: set[Path] = set()
     for root, names in visible(folder, unreadable.append, os.path.realpath(results)):
         here = Path(root)
-        original = here.name.removesuffix(suffix)
+        original = here.name.removesuffix(naming.suffix)
         made_of = original not in ("", here.name) and (here.parent / original).is_dir()
         if here != folder and (here.parent in earlier or made_of):
             earlier.add(here)
             found.left_out.setdefault(EARLIER, []).extend(str(here / name) for name in names)
         else:
-            sort_out([here / name for name in names], suffix, raws, found)
+            taken = {here / name: only.takes((here / name).relative_to(folder)) for name in names}
+            if others := [str(path) for path, takes in taken.items() if not takes]:
+                found.left_out.setdefault(FILTERED, []).extend(others)
+            sort_out([path for path, takes in taken.items() if takes], naming, raws, found)
     for error in unreadable:
         found.failures[error.filename] = f"cannot read {error.filename}: {error.strerror}: make it readable"
     return found
 
 
-def sort_out(paths: list[Path], suffix: str, raws: bool, found: Found) -> None:
+def sort_out(paths: list[Path], naming: Naming, raws: bool, found: Found) -> None:
     """The files of one folder: what is to be restored, what fails, what is left out and why."""
     from .. import images
     from ..images import raw
 
-    stems = {path.stem for path in paths if images.is_image_path(path) or raw.is_raw_path(path)}
+    earlier = naming.made_of([path for path in paths if images.is_image_path(path) or raw.is_raw_path(path)])
     first_raw: dict[str, Path] = {}
     for path in paths:
         if raws and raw.is_raw_path(path):
             first_raw.setdefault(path.stem, path)
     for path in paths:
         why = None
-        if is_earlier(path.stem, suffix, stems):
+        if path.stem in earlier:
             why = EARLIER
         elif raw.is_raw_path(path):
             why = None if raws else RAW

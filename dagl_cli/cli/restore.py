@@ -14,8 +14,8 @@ from .run import run
 
 def restore(
     context: typer.Context,
-    paths: Inputs,
     restoring: Restoring,
+    paths: Inputs = None,
     output: Output = None,
     suffix: Suffix = "_restored",
     pattern: Annotated[

@@ -15,8 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 
 from ..config import Options
 from ..errors import DaglError, UsageError
-from .boundary import with_flags
+from .boundary import CommandLineError, with_flags
 from .console import bars, plain, say
+from .inputs import Filter, listed
+from .naming import Naming, format_of
 from .options import STDIO, Restoring, by_environment
 from .plan import Plan, plan
 
@@ -29,7 +31,7 @@ STATUSES = ("restored", "unchanged", "skipped", "failed", "planned")
 
 def run(
     context: typer.Context,
-    paths: list[Path],
+    paths: list[Path] | None,
     output: Path | None,
     suffix: str,
     restoring: Restoring,
@@ -42,20 +44,27 @@ def run(
     """
     from ..images import NAMES
 
+    given = inputs(context, paths, restoring)
     planned = plan(
-        paths, output, suffix, raws=settings["task"] in ("demosaic", "restore"), overwrite=restoring.overwrite
+        given,
+        output,
+        Naming(suffix, restoring.name, restoring.format, settings.get("sigma")),
+        only=Filter(restoring.include or (), restoring.exclude or ()),
+        raws=settings["task"] in ("demosaic", "restore"),
+        overwrite=restoring.overwrite,
+        from_list=restoring.files_from is not None,
     )
     left_out = [said_left_out(why, names) for why, names in planned.left_out.items()]
     if not planned.files and not planned.failures:
         what = f"no images in this folder ({NAMES})"
-        raise DaglError("; ".join([f"{paths[0]}: {what}", *left_out]))
+        raise DaglError("; ".join([f"{given[0]}: {what}", *left_out]))
     shard = restoring.shard
-    if shard and STDIO in paths:
+    if shard and STDIO in given:
         if not by_environment(context, "shard"):
             raise UsageError("--shard deals out files by their names: - (stdin, stdout) has none")
         shard = None
     if shard:
-        planned = planned.part(shard, paths)
+        planned = planned.part(shard, given)
         left_out = [said_left_out(why, names) for why, names in planned.left_out.items()]
     as_json = restoring.as_json
     if as_json and STDIO in (target for _, target in planned.files):
@@ -83,6 +92,17 @@ def run(
         raise typer.Exit(1 if failed == len(rows) else 3)
 
 
+def inputs(context: typer.Context, paths: list[Path] | None, restoring: Restoring) -> list[Path]:
+    """Those of the command line, or of the list that it names. Raises UsageError for none or both."""
+    if restoring.files_from is None:
+        if not paths:
+            raise CommandLineError("Missing argument 'IN... [OUT]'", ctx=context)
+        return paths
+    if paths:
+        raise UsageError(f"--files-from has all inputs, and {paths[0]} is one more: give the results' folder with -o")
+    return listed(restoring.files_from)
+
+
 def restore(
     planned: Plan, restoring: Restoring, options: Options, settings: dict[str, Any], rows: list[dict[str, Any]]
 ) -> None:
@@ -98,6 +118,7 @@ def restore(
         **settings,
         model=restoring.model,
         options=options,
+        stream_format=format_of(restoring.format) if restoring.format else None,
         strip_metadata=restoring.strip_metadata,
         max_pixels=restoring.max_pixels,
         warn=warn,

@@ -77,6 +77,7 @@ def check_target(
     image: Image,
     target: Path | str | BinaryIO,
     *,
+    format: str | None = None,
     overwrite: bool = False,
     strip_metadata: bool = False,
     new_folder: bool = False,
@@ -86,7 +87,7 @@ def check_target(
     new_folder: the target's folder is yet to be made.
     """
     with _write_errors(target):
-        _checked_format(image, target, None, overwrite, strip_metadata, new_folder)
+        _checked_format(image, target, format, overwrite, strip_metadata, new_folder)
 
 
 @contextmanager

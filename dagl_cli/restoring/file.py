@@ -24,13 +24,20 @@ class FileRestorer(PictureRestorer):
     Args:
         strip_metadata: leave EXIF and DPI out of the results.
         max_pixels: larger images are refused before they are decoded.
+        stream_format: what streams get, a name in `images.FORMATS`; None: their source's format.
     """
 
     def __init__(
-        self, task: str, *, strip_metadata: bool = False, max_pixels: int = MAX_PIXELS, **settings: Any
+        self,
+        task: str,
+        *,
+        strip_metadata: bool = False,
+        max_pixels: int = MAX_PIXELS,
+        stream_format: str | None = None,
+        **settings: Any,
     ) -> None:
         super().__init__(task, **settings)
-        self.strip_metadata, self.max_pixels = strip_metadata, max_pixels
+        self.strip_metadata, self.max_pixels, self.stream_format = strip_metadata, max_pixels, stream_format
 
     def __call__(
         self,
@@ -57,11 +64,16 @@ class FileRestorer(PictureRestorer):
                 self.restorer(case.pixels.shape[-1])
             if isinstance(target, Path):
                 make_folder(target.parent)
-            images.check_target(case.picture, target, overwrite=overwrite, strip_metadata=self.strip_metadata)
+            format = self._format(case.picture, target)
+            images.check_target(
+                case.picture, target, format=format, overwrite=overwrite, strip_metadata=self.strip_metadata
+            )
             outcome, picture = self.treated(case, progress)
         restored = outcome.status == "restored"
         written = self._recorded(picture, target, outcome) if restored else self._unchanged(case, target)
-        notes = images.write(written, target, strip_metadata=self.strip_metadata, overwrite=overwrite, inputs=inputs)
+        notes = images.write(
+            written, target, format=format, strip_metadata=self.strip_metadata, overwrite=overwrite, inputs=inputs
+        )
         if not isinstance(written, bytes):  # what was left out of the file
             outcome.note = "; ".join(filter(None, [outcome.note, *case.picture.notes, *notes])) or None
         return outcome
@@ -74,7 +86,12 @@ class FileRestorer(PictureRestorer):
                 self.described(case.pixels.shape[-1])
             new = isinstance(target, Path) and not target.parent.exists()
             images.check_target(
-                case.picture, target, overwrite=True, strip_metadata=self.strip_metadata, new_folder=new
+                case.picture,
+                target,
+                format=self._format(case.picture, target),
+                overwrite=True,
+                strip_metadata=self.strip_metadata,
+                new_folder=new,
             )
             return self.foreseen(case)
 
@@ -90,10 +107,15 @@ class FileRestorer(PictureRestorer):
             picture = images.read(source, name=name, max_pixels=self.max_pixels)
         return case_of(picture, self.task, self.pattern, negative)
 
+    def _format(self, picture: images.Image, target: Path | BinaryIO) -> str | None:
+        """What the target is to be; None: its name does not say."""
+        if isinstance(target, Path):
+            return images.SUFFIXES.get(target.suffix.lower())
+        return self.stream_format or picture.format
+
     def _recorded(self, picture: images.Image, target: Path | BinaryIO, outcome: Outcome) -> images.Image:
         """With how it was made in its XMP, where the format has room for it."""
-        name = images.SUFFIXES[target.suffix.lower()] if isinstance(target, Path) else picture.format
-        format = images.FORMATS[name]
+        format = images.FORMATS[self._format(picture, target) or picture.format]
         values = {"version": __version__, "model": outcome.model, "sigma": outcome.sigma}
         values |= {key: value for key, value in self.settings().items() if value is not None}
         packet = images.with_record(picture.xmp, {key: _text(v) for key, v in values.items() if v is not None})
@@ -117,7 +139,7 @@ class FileRestorer(PictureRestorer):
 
     def _unchanged(self, case: Case, target: Path | BinaryIO) -> images.Image | bytes:
         """The file itself where that is possible: no JPEG is encoded again for nothing."""
-        same_format = not isinstance(target, Path) or images.SUFFIXES[target.suffix.lower()] == case.picture.format
+        same_format = self._format(case.picture, target) == case.picture.format
         return case.picture.encoded if same_format and not self.strip_metadata else case.picture
 
 
