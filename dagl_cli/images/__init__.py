@@ -6,11 +6,10 @@
 from .colour import srgb_profile
 from .exif import iso_setting
 from .exif import of_raw as raw_exif
-from .formats import FORMATS, NAMES, SUFFIXES, is_image_path
+from .formats import FORMATS, NAMES, SUFFIXES, is_image_path, result_path
 from .image import Image, Resolution
 from .reading import read, record
-from .writing import check_target, write
-from .xmp import with_record
+from .writing import check_target, levels, write
 
 __all__ = [
     "FORMATS",
@@ -21,10 +20,11 @@ __all__ = [
     "check_target",
     "is_image_path",
     "iso_setting",
+    "levels",
     "raw_exif",
     "read",
     "record",
+    "result_path",
     "srgb_profile",
-    "with_record",
     "write",
 ]

@@ -25,6 +25,24 @@ def is_profile(data: bytes) -> bool:
     return len(data) >= 128 and data[36:40] == b"acsp"
 
 
+def is_linear(profile: bytes) -> bool:
+    """Whether an ICC profile says that levels are proportional to light (ICC.1:2022, sections 10.6 and 10.18)."""
+    try:
+        (count,) = struct.unpack_from(">I", profile, 128)
+        for number in range(min(count, 100)):
+            tag, offset = struct.unpack_from(">4sI", profile, 132 + 12 * number)
+            if tag in (b"gTRC", b"kTRC"):
+                kind, form = struct.unpack_from(">4s4xH", profile, offset)
+                (points,) = struct.unpack_from(">I", profile, offset + 8)
+                if kind == b"curv":
+                    straight = {0: b"", 1: b"\1\0", 2: b"\0\0\xff\xff"}.get(points)
+                    return straight is not None and profile[offset + 12 : offset + 12 + 2 * points] == straight
+                return kind == b"para" and form == 0 and profile[offset + 12 : offset + 16] == b"\0\1\0\0"
+    except struct.error:
+        pass
+    return False
+
+
 def srgb_profile() -> bytes:
     """An ICC profile of sRGB; the same bytes every time."""
     profile = ImageCmsProfile(createProfile("sRGB")).tobytes()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import ImageError
-from . import avif, bmp, jpeg, jpeg2000, jpegxl, png, pnm, tiff, webp
+from . import avif, bmp, exr, hdr, heif, jpeg, jpeg2000, jpegxl, pfm, png, pnm, tiff, webp
 from .image import Metadata
 
 
@@ -23,16 +23,26 @@ class Format:
     """What its files begin with; a full stop stands for any byte."""
     decode: Callable[[bytes, int], tuple[np.ndarray, Metadata]]
     """A file's bytes and the largest number of pixels -> (H, W) or (H, W, C) levels, alpha last, and the rest."""
-    encode: Callable[[np.ndarray, Metadata], bytes | memoryview]
-    """Levels and the rest -> a file's bytes."""
+    encode: Callable[[np.ndarray, Metadata], bytes | memoryview] | None
+    """Levels and the rest -> a file's bytes. None: it is read only."""
     keeps: frozenset[str]
     """Fields of `Metadata` that its files can hold."""
     depths: tuple[int, ...] = (8,)
+    """Bits of the integers that it is written with."""
+    floats: tuple[int, ...] = ()
+    """Bits of the floats that it is written with."""
+    light: bool = False
+    """Floats are proportional to light."""
     alpha: bool = True
     gray: bool = True
     longest_side: int = 2**31 - 1
     longest_block: int = 2**32 - 1
     """Bytes of EXIF or XMP."""
+
+    def holds(self) -> str:
+        """What it is written with, for messages: '8 or 16 bits'."""
+        kinds = ((self.depths, "{} bits"), (self.floats, "{}-bit floats"))
+        return " or ".join(text.format(" or ".join(map(str, bits))) for bits, text in kinds if bits)
 
 
 _ALL = frozenset({"icc", "exif", "xmp", "resolution"})
@@ -47,7 +57,7 @@ FORMATS = {
     ),
     "TIFF": Format(
         (".tif", ".tiff"), (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), tiff.decode, tiff.encode, _ALL | {"tiff"},
-        depths=(8, 16),
+        depths=(8, 16), floats=(16, 32),
     ),
     "BMP": Format((".bmp", ".dib"), (b"BM", *bmp.DIB), bmp.decode, bmp.encode, frozenset({"resolution"}), alpha=False),
     "WEBP": Format((".webp",), (b"RIFF....WEBP",), webp.decode, webp.encode, _ALL, gray=False, longest_side=16383),
@@ -55,8 +65,8 @@ FORMATS = {
         (".jp2",), (jpeg2000.START, jpeg2000.CODESTREAM), jpeg2000.decode, jpeg2000.encode, _ALL, depths=(8, 16),
     ),
     "PNM": Format(
-        (".pnm", ".ppm", ".pgm"), tuple(b"P%d" % number for number in range(1, 7)), pnm.decode, pnm.encode, frozenset(),
-        depths=(8, 16), alpha=False,
+        (".pnm", ".ppm", ".pgm"), tuple(b"P%d" % number for number in range(1, 7)), pnm.decode, pnm.encode,
+        frozenset({"header_lines", "record"}), depths=(8, 16), alpha=False,
     ),
     "AVIF": Format(
         (".avif",), (b"....ftypavif", b"....ftypavis"), avif.decode, avif.encode, _ALL, gray=False, longest_side=16384,
@@ -64,18 +74,39 @@ FORMATS = {
     "JPEGXL": Format(
         (".jxl",), (jpegxl.CODESTREAM, jpegxl.BOXES), jpegxl.decode, jpegxl.encode, _ALL - {"icc"},
     ),
+    "EXR": Format(
+        (".exr",), (exr.START,), exr.decode, exr.encode,
+        frozenset({"resolution", "exr", "exr_channels", "exr_attributes", "record"}), depths=(), floats=(16, 32), light=True,
+    ),
+    "HDR": Format(
+        (".hdr",), (b"#?RADIANCE", b"#?RGBE"), hdr.decode, hdr.encode, frozenset({"hdr", "header_lines", "record"}),
+        depths=(), floats=(16, 32), light=True, alpha=False, gray=False,
+    ),
+    "PFM": Format((".pfm",), (b"PF", b"Pf"), pfm.decode, pfm.encode, frozenset(), depths=(), floats=(32,), alpha=False),
+    "HEIF": Format(
+        (".heic", ".heif", ".hif"), tuple(b"....ftyp" + brand for brand in heif.BRANDS), heif.decode, None, _ALL,
+        depths=(8, 16),
+    ),
 }  # fmt: skip
-SUFFIXES = {suffix: name for name, format in FORMATS.items() for suffix in format.suffixes}
+SUFFIXES = {suffix: name for name, format in FORMATS.items() if format.encode for suffix in format.suffixes}
 """What `write` makes of a file name (in lower case). `read` looks at the content instead."""
-NAMES = "PNG, JPEG, TIFF, BMP, WebP, PNM, AVIF, JPEG 2000 or JPEG XL"
+INSTEAD = "PNG"
+"""What pictures become whose format is only read."""
+_READ = {suffix for format in FORMATS.values() for suffix in format.suffixes}
+NAMES = "PNG, JPEG, TIFF, BMP, WebP, PNM, AVIF, JPEG 2000, JPEG XL, EXR, HDR, PFM or HEIF"
 """For messages."""
 _UNREAD = {b"GIF8": "GIF"}
 """Signatures of what is worth naming in a refusal."""
 
 
 def is_image_path(path: Path | str) -> bool:
-    """Whether the name ends like an image that dagl can write (and read)."""
-    return Path(path).suffix.lower() in SUFFIXES
+    """Whether the name ends like an image that dagl can read."""
+    return Path(path).suffix.lower() in _READ
+
+
+def result_path(path: Path) -> Path:
+    """The name of a result where the user gives none: the image's own, unless its format is only read."""
+    return path.with_suffix(FORMATS[INSTEAD].suffixes[0]) if path.suffix.lower() in _READ - SUFFIXES.keys() else path
 
 
 def format_of(head: bytes) -> str:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import ImageError
+from .tone import Tone
 
 
 class Resolution(NamedTuple):
@@ -57,6 +58,18 @@ class Metadata:
     """How a TIFF input is stored, as arguments of `tifffile.imwrite`; used for TIFF only."""
     jpeg_segments: bytes = b""
     """The Photoshop (IPTC) and comment segments of a JPEG input, markers included; written to JPEG only."""
+    exr: dict[str, Any] = field(default_factory=dict)
+    """How an OpenEXR input is stored and what its colours are, as attributes; used for OpenEXR only."""
+    exr_channels: dict[str, np.ndarray] = field(default_factory=dict)
+    """(H, W) each: those of an OpenEXR input beside colour and alpha; written to OpenEXR only."""
+    exr_attributes: dict[str, Any] = field(default_factory=dict)
+    """The other attributes of an OpenEXR input; written to OpenEXR only."""
+    hdr: list[bytes] = field(default_factory=list)
+    """Lines of a Radiance input's header that say what its colours are; written to Radiance only."""
+    header_lines: list[bytes] = field(default_factory=list)
+    """The other lines of text in the header of a PNM or Radiance input; written to these only."""
+    record: dict[str, str] = field(default_factory=dict)
+    """How dagl made it, as XMP or a text of the format's own says it (`xmp.element`)."""
     notes: list[str] = field(default_factory=list)
     """What of the file was left out and why, a line each: 'its pHYs chunk is malformed: left out'."""
 
@@ -68,15 +81,30 @@ class Image(Metadata):
     pixels: np.ndarray
     """(H, W, C) float32 in [0, 1]; C is 1 (gray) or 3 (RGB). Not premultiplied with alpha."""
     alpha: np.ndarray | None = None
-    """(H, W) uint8 or uint16, as `depth` says. Passes through untouched."""
+    """(H, W) of the type `dtype`. Passes through untouched."""
     depth: int = 8
-    """Bits per sample, 8 or 16."""
+    """Bits per sample: 8 or 16, of a float file 16 or 32."""
     format: str = "PNG"
     """The file's kind: a name in `FORMATS`."""
     orientation: int = 1
     """EXIF orientation that the file had, applied to pixels and alpha by `read`. `write` does not use it."""
     encoded: bytes = field(default=b"", repr=False)
     """The file as it was read, once: who wants to copy it copies what was looked at."""
+    tone: Tone | None = None
+    """How the values of a float file became `pixels`."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the file's samples."""
+        return np.dtype(f"{'uint' if self.tone is None else 'float'}{self.depth}")
+
+    def missing(self) -> np.ndarray | None:
+        """(H, W) bool: the pixels of a float file that are not finite numbers, if there are any."""
+        if self.tone is None or not len(places := self.tone.places[~np.isfinite(self.tone.kept)]):
+            return None
+        mask = np.zeros(self.pixels.shape[:2], bool)
+        mask.reshape(-1)[places // self.pixels.shape[2]] = True
+        return mask
 
 
 def spread(levels: np.ndarray, bits: int) -> np.ndarray:
@@ -89,7 +117,11 @@ def spread(levels: np.ndarray, bits: int) -> np.ndarray:
 
 
 def unpremultiplied(levels: np.ndarray) -> np.ndarray:
-    """(H, W, C + 1) unsigned, with the colour divided by alpha, the last channel."""
+    """(H, W, C + 1) unsigned or float, with the colour divided by alpha, the last channel; where it is 0, as it is."""
+    if levels.dtype.kind == "f":
+        alpha = levels[..., -1:].astype(np.float32)
+        colour = levels[..., :-1] / np.where(alpha > 0, alpha, 1)
+        return np.concatenate([colour.astype(levels.dtype), levels[..., -1:]], -1)
     top = np.iinfo(levels.dtype).max
     alpha = levels[..., -1:].astype(np.float32)
     colour = levels[..., :-1] * (top / np.maximum(alpha, 1))

@@ -16,6 +16,7 @@ from ..errors import ImageError
 from . import colour, exif, xmp
 from .formats import FORMATS, format_of
 from .image import Image, Metadata, Resolution
+from .tone import tone_of
 
 _MOST_BESIDE_PIXELS = 1 << 28
 """Bytes: metadata and further pictures in a file, beside 8 bytes for each pixel that is allowed."""
@@ -24,7 +25,8 @@ _MOST_BESIDE_PIXELS = 1 << 28
 def read(source: Path | str | bytes | BinaryIO, *, name: str | None = None, max_pixels: int = MAX_PIXELS) -> Image:
     """The image in a file, in the bytes of one, or in a stream. Its format is found from the content, not the name.
 
-    Pixels are the file's levels / 255 or / 65535. Palette images become RGB, 1-bit images gray. Orientation is
+    Pixels are the file's levels / 255 or / 65535; those of a float file are what `tone` makes of its values, and
+    the way back is in `Image.tone`. Palette images become RGB, 1-bit images gray. Orientation is
     applied and reset; a premultiplied TIFF is divided by its alpha; the EXIF thumbnail is unlinked. A TIFF with
     the colours CFA (a Bayer mosaic) is gray. Metadata that is malformed, or promises what is not in the picture, is
     left out and said in `Image.notes`. The file is read once; its bytes stay in `Image.encoded`.
@@ -36,7 +38,7 @@ def read(source: Path | str | bytes | BinaryIO, *, name: str | None = None, max_
     name: what errors call the image; the path, unless given.
     max_pixels: larger images are refused by their header, before anything is decoded.
     Raises ImageError: not there, not an image, damaged, truncated, too large, or of a kind whose content would be
-    lost (several frames, float or 32-bit samples, CMYK).
+    lost (several frames, signed or 32-bit integers, CMYK); or the package that reads it is not there.
     """
     name = name or (str(source) if isinstance(source, (Path, str)) else "the image")
     try:
@@ -112,7 +114,8 @@ def _load_stream(stream: BinaryIO, most: int) -> tuple[str, bytes]:
 
 
 def _assembled(levels: np.ndarray, metadata: Metadata, format: str, data: bytes) -> Image:
-    """levels: (H, W) or (H, W, C) unsigned, C = 1 to 4, the last one alpha if C is even. The rest is made upright."""
+    """levels: (H, W) or (H, W, C) unsigned or float, C = 1 to 4, the last one alpha if C is even. The rest is made
+    upright."""
     orientation = 1
     if metadata.exif:
         metadata.exif, orientation = exif.upright(metadata.exif)
@@ -122,6 +125,7 @@ def _assembled(levels: np.ndarray, metadata: Metadata, format: str, data: bytes)
         metadata.icc = None
         metadata.notes.append("its ICC profile is malformed: left out")
     if metadata.xmp:
+        metadata.record = xmp.record(metadata.xmp)
         metadata.xmp, gone = xmp.truthful(metadata.xmp)
         if gone:
             metadata.notes.append(f"its XMP promises {' and '.join(gone)}, which dagl does not keep: left out")
@@ -135,7 +139,11 @@ def _assembled(levels: np.ndarray, metadata: Metadata, format: str, data: bytes)
     levels = levels[..., None] if levels.ndim == 2 else levels
     channels = 3 if levels.shape[2] > 2 else 1
     alpha = np.ascontiguousarray(levels[..., -1]) if levels.shape[2] > channels else None
-    top = np.iinfo(levels.dtype).max
-    pixels = np.divide(levels[..., :channels], top, dtype=np.float32, order="C")
-    depth = 8 if top == 255 else 16
-    return Image(pixels, alpha, depth, format, orientation, data, **vars(metadata))
+    depth, tone = 8 * levels.dtype.itemsize, None
+    if levels.dtype.kind == "f":
+        light = FORMATS[format].light or (metadata.icc is not None and colour.is_linear(metadata.icc))
+        tone = tone_of(levels[..., :channels], light)
+        pixels = tone.encode(levels[..., :channels])
+    else:
+        pixels = np.divide(levels[..., :channels], np.iinfo(levels.dtype).max, dtype=np.float32, order="C")
+    return Image(pixels, alpha, depth, format, orientation, data, tone, **vars(metadata))

@@ -40,7 +40,7 @@ _IMAGEJ_COUNT = re.compile(rb"^images=(\d{1,9})\s*$", re.MULTILINE)
 
 
 def decode(data: bytes, max_pixels: int) -> tuple[np.ndarray, Metadata]:
-    """Levels, (H, W) or (H, W, C) uint8 or uint16, and the rest. Raises ImageError."""
+    """Levels, (H, W) or (H, W, C) uint8, uint16, float16 or float32, and the rest. Raises ImageError."""
     structure = exif.Tiff.of(data)
     if not structure:
         raise ImageError("it is damaged (its header makes no sense): get an intact copy of it")
@@ -89,9 +89,14 @@ def _check(page: Any) -> str | None:
     bits, colours = page.bitspersample, page.photometric.name
     if colours == "CFA" and _DNG_VERSION in page.tags:
         raise ImageError(f"it is a camera raw file: {RAW_REMEDY}")
-    if page.sampleformat != 1 or not isinstance(bits, int) or not 1 <= bits <= 16:
-        kind = {2: "signed", 3: "floating-point"}.get(page.sampleformat, "integer")
+    floats = page.sampleformat == 3
+    if floats and bits not in (16, 32):
+        raise ImageError(f"its samples are {bits}-bit floating-point: convert it to 32-bit floats")
+    if not floats and (page.sampleformat != 1 or not isinstance(bits, int) or not 1 <= bits <= 16):
+        kind = {2: "signed"}.get(page.sampleformat, "integer")
         raise ImageError(f"its samples are {bits}-bit {kind}: convert it to 16-bit unsigned integers")
+    if floats and colours not in ("MINISBLACK", "RGB"):
+        raise ImageError(f"its colours are {colours} in floats: convert it to RGB or gray")
     readable = colours == "YCBCR" and page.compression.name == "JPEG"
     readable |= colours == "CFA" and page.samplesperpixel == 1
     if colours not in ("MINISBLACK", "MINISWHITE", "PALETTE", "RGB") and not readable:
@@ -99,7 +104,7 @@ def _check(page: Any) -> str | None:
     extra = page.samplesperpixel - (3 if colours in ("RGB", "YCBCR") else 1)
     if page.axes not in ("YX", "YXS", "SYX") or extra not in (0, 1) or (extra and colours == "PALETTE"):
         raise ImageError(f"{page.samplesperpixel} channels are not supported: convert it to RGB or gray")
-    if extra and bits not in (8, 16):
+    if extra and bits not in (8, 16, 32):
         raise ImageError(f"{bits}-bit samples with alpha are not supported: convert it to 16-bit")
     kind = page.extrasamples[0].name if page.extrasamples else "UNSPECIFIED"
     if extra and page.samplesperpixel == 2 and kind == "UNSPECIFIED":
@@ -132,14 +137,14 @@ def _check_segments(page: Any, data: bytes, max_pixels: int) -> None:
 
 
 def _levels(page: Any, alpha: str | None) -> np.ndarray:
-    """(H, W) or (H, W, C) uint8 or uint16: palette, inversion, odd depths and premultiplication undone."""
+    """(H, W) or (H, W, C) of the file's type: palette, inversion, odd depths and premultiplication undone."""
     levels = page.asarray()
     if page.axes == "SYX":
         levels = np.moveaxis(levels, 0, -1)
     bits, colours = page.bitspersample, page.photometric.name
     if colours == "PALETTE":
         return (page.colormap >> 8).astype(np.uint8).T[levels]
-    levels = spread(levels, bits)
+    levels = levels if levels.dtype.kind == "f" else spread(levels, bits)
     if colours == "MINISWHITE":
         colour = np.invert(levels[..., :1] if alpha else levels)
         levels = np.concatenate([colour, levels[..., 1:]], -1) if alpha else colour
@@ -147,7 +152,7 @@ def _levels(page: Any, alpha: str | None) -> np.ndarray:
 
 
 def encode(levels: np.ndarray, metadata: Metadata) -> memoryview:
-    """levels: (H, W) or (H, W, C) uint8 or uint16. EXIF tags that cannot be kept are added to the metadata's notes."""
+    """levels: (H, W) or (H, W, C) uint8, uint16, float16 or float32. EXIF tags that cannot be kept are added to the metadata's notes."""
     compression = metadata.tiff.get("compression", "zlib")
     options: dict[str, Any] = {"compression": compression}
     if compression in ("lzw", "zlib", "zstd"):

@@ -14,7 +14,8 @@ import numpy as np
 
 from .. import files
 from ..errors import ImageError, one_line
-from .formats import FORMATS, SUFFIXES
+from . import xmp
+from .formats import FORMATS, INSTEAD, SUFFIXES
 from .image import Image, Metadata
 from .reading import quiet
 
@@ -25,9 +26,12 @@ _REMEDIES = {
 }
 _CONTENTS = {
     "icc": "ICC profile", "exif": "EXIF", "xmp": "XMP", "resolution": "resolution", "png_text": "text of PNG's",
-    "jpeg_segments": "IPTC or comments",
+    "jpeg_segments": "IPTC or comments", "exr_channels": "channels beside colour and alpha",
+    "exr_attributes": "attributes of OpenEXR", "header_lines": "lines of text in its header",
 }  # fmt: skip
 """Fields of `Metadata`, as messages call them."""
+_COLOURS = ("icc", "tiff", "png_colours", "exr", "exr_channels", "hdr")
+"""Those that stay when metadata is stripped: without them the samples would mean something else."""
 
 
 def write(
@@ -41,7 +45,7 @@ def write(
 ) -> list[str]:
     """Writes a file, all of it or nothing, or writes its bytes to an open binary stream.
 
-    Levels are clipped and rounded to nearest. JPEG is quality 95 without chroma subsampling, so that a restored
+    Levels are clipped and rounded to nearest; float values are what they were before the tone. JPEG is quality 95 without chroma subsampling, so that a restored
     image gets no new artifacts; WebP is lossless; TIFF keeps its compression if that is lossless.
 
     Not kept: thumbnails and further pictures; PNG text in other formats; Photoshop and IPTC blocks and comments,
@@ -127,11 +131,15 @@ def _checked_format(
             raise FileExistsError
         name = name or SUFFIXES.get(path.suffix.lower(), path.suffix)
     name = name if name is not None else image.format
+    if name in FORMATS and FORMATS[name].encode is None:
+        name = INSTEAD
     if name not in FORMATS:
         raise ImageError(f"'{name}' is not a format that dagl writes: choose one of {', '.join(SUFFIXES)}")
     format = FORMATS[name]
-    if image.depth not in format.depths:
-        raise ImageError(f"the image has {image.depth} bits per sample and {name} holds 8: choose .png or .tif")
+    if image.depth not in (format.depths if image.tone is None else format.floats):
+        has = f"{image.depth} bits per sample" if image.tone is None else f"{image.depth}-bit float samples"
+        remedy = "choose .png or .tif" if image.tone is None else "choose .tif or .exr"
+        raise ImageError(f"the image has {has} and {name} holds {format.holds()}: {remedy}")
     if image.alpha is not None and not format.alpha:
         raise ImageError(f"the image has an alpha channel and {name} holds none: choose .png, .tif or .webp")
     if max(image.pixels.shape[:2]) > format.longest_side:
@@ -142,28 +150,32 @@ def _checked_format(
 
 
 def _encode(image: Image, name: str, strip_metadata: bool, notes: list[str]) -> bytes | memoryview:
-    levels = _levels(image)
-    metadata = Metadata(icc=image.icc, tiff=image.tiff, png_colours=image.png_colours)
-    if not strip_metadata:
-        metadata = Metadata(**{f.name: getattr(image, f.name) for f in fields(Metadata) if f.name != "notes"})
-    format = FORMATS[name]
-    if levels.shape[2] < 3 and not format.gray:
-        levels = np.concatenate([levels[..., :1]] * 3 + [levels[..., 1:]], 2)
-    if metadata.icc and levels.shape[2] >= 3 and metadata.icc[16:20] == b"GRAY":  # says nothing about RGB
+    samples, format = levels(image), FORMATS[name]
+    kept = _COLOURS if strip_metadata else [f.name for f in fields(Metadata) if f.name != "notes"]
+    metadata = Metadata(**{name: getattr(image, name) for name in kept})
+    if metadata.record and "xmp" in format.keeps:
+        packet = xmp.with_record(metadata.xmp, metadata.record)
+        if len(packet) <= format.longest_block and xmp.record(packet):
+            metadata.xmp = packet
+        else:
+            notes.append("how it was made is not recorded: its XMP is damaged, or has no room for it")
+    if samples.shape[2] < 3 and not format.gray:
+        samples = np.concatenate([samples[..., :1]] * 3 + [samples[..., 1:]], 2)
+    if metadata.icc and samples.shape[2] >= 3 and metadata.icc[16:20] == b"GRAY":  # says nothing about RGB
         metadata.icc = None
     lost = [what for field, what in _CONTENTS.items() if field not in format.keeps and getattr(metadata, field)]
     if lost:
         notes.append(f"{name} holds no {' and no '.join(lost)}: left out")
-    data = format.encode(levels[..., 0] if levels.shape[2] == 1 else levels, metadata)
+    assert format.encode is not None
+    data = format.encode(samples[..., 0] if samples.shape[2] == 1 else samples, metadata)
     notes += metadata.notes
     return data
 
 
-def _levels(image: Image) -> np.ndarray:
-    """The image as a file holds it: (H, W, C) uint8 or uint16, alpha last. Rounded, not truncated."""
-    pixels, top = image.pixels, 2**image.depth - 1
-    dtype = np.uint8 if image.depth == 8 else np.uint16
-    if image.depth not in (8, 16) or pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or pixels.size == 0:
+def levels(image: Image) -> np.ndarray:
+    """The image as a file holds it: (H, W, C) of its `dtype`, alpha last. Rounded, not truncated."""
+    pixels, top, dtype = image.pixels, 2**image.depth - 1, image.dtype
+    if image.depth not in ((8, 16) if image.tone is None else (16, 32)) or pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or pixels.size == 0:
         raise ImageError(f"pixels of shape {pixels.shape} at {image.depth} bits are not an image")
     if image.alpha is not None and (image.alpha.shape != pixels.shape[:2] or image.alpha.dtype != dtype):
         raise ImageError(
@@ -171,10 +183,12 @@ def _levels(image: Image) -> np.ndarray:
         )
     if not (np.isfinite(pixels.min()) and np.isfinite(pixels.max())):
         raise ImageError("the result has values that are not numbers: try `precision` fp32, and report this")
-    levels = np.empty((*pixels.shape[:2], pixels.shape[2] + (image.alpha is not None)), dtype)
-    for row in range(0, len(pixels), 256):  # bounds the memory for float copies
+    found = np.empty((*pixels.shape[:2], pixels.shape[2] + (image.alpha is not None)), dtype)
+    if image.tone is not None:
+        found[..., : pixels.shape[2]] = image.tone.decode(pixels, dtype)
+    for row in range(0, len(pixels) if image.tone is None else 0, 256):  # bounds the memory for float copies
         band = np.clip(pixels[row : row + 256], 0, 1) * np.float32(top)
-        levels[row : row + 256, :, : pixels.shape[2]] = np.rint(band, out=band)
+        found[row : row + 256, :, : pixels.shape[2]] = np.rint(band, out=band)
     if image.alpha is not None:
-        levels[..., -1] = image.alpha
-    return levels
+        found[..., -1] = image.alpha
+    return found

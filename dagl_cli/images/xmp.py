@@ -59,8 +59,7 @@ def with_record(packet: bytes | None, values: dict[str, str]) -> bytes:
 
     A packet that is no RDF stays as it is.
     """
-    properties = "".join(f" dagl:{name}={quoteattr(value, ENTITIES)}" for name, value in values.items())
-    record = f'<rdf:Description rdf:about="" xmlns:dagl="{_OURS}"{properties}/>'.encode()
+    record = element(values)
     if packet is None:
         return _PACKET % record
     packet = _RECORD.sub(b"", packet)
@@ -68,8 +67,14 @@ def with_record(packet: bytes | None, values: dict[str, str]) -> bytes:
     return packet if end < 0 else packet[:end] + record + packet[end:]
 
 
+def element(values: dict[str, str]) -> bytes:
+    """How dagl made a picture, in one line, which formats without XMP hold as a text."""
+    properties = "".join(f" dagl:{name}={quoteattr(value, ENTITIES)}" for name, value in values.items())
+    return f'<rdf:Description rdf:about="" xmlns:dagl="{_OURS}"{properties}/>'.encode()
+
+
 def record(data: bytes) -> dict[str, str]:
-    """What `with_record` put into a packet, or into a file that holds it as it is; empty where there is none."""
+    """What is in an `element` anywhere in data, an XMP packet or a file that holds it as it is; empty: there is none."""
     found = _RECORD.search(data)
     pairs = re.findall(r' dagl:(\w+)="([^"]*)"', found[0].decode(errors="replace")) if found else ()
     return {name: unescape(value, {"&quot;": '"'}) for name, value in pairs}

@@ -51,7 +51,8 @@ def restore(
             'restore' then.
 
     Returns the same kind, dtype and range, clipped to it; (H, W, 3) or (3, H, W) for demosaicing. A path gives an
-    array (H, W, 1) or (H, W, 3), upright, uint8 or uint16 as the file is, with alpha as one channel more.
+    array (H, W, 1) or (H, W, 3), upright, of the file's type (uint8, uint16, float16, float32; floats with the file's
+    values), with alpha as one channel more.
     Raises UsageError for NaN, wrong shapes or ranges, batches and other types; ImageError for a file that cannot be
     read, or a PIL image that is closed, damaged or truncated.
     """
@@ -172,9 +173,7 @@ def _as_given(pixels: np.ndarray, picture: images.Image, image: object) -> Any:
         array = pixels.reshape(image.shape) if pixels.shape[-1] == picture.pixels.shape[-1] else pixels
         top = RANGES.get(image.dtype.name)
         return array.astype(image.dtype) if top is None else np.rint(array * top).astype(image.dtype)
-    levels = np.rint(pixels * np.float32(2**picture.depth - 1)).astype(f"uint{picture.depth}")
-    if picture.alpha is not None:
-        levels = np.dstack([levels, picture.alpha])
+    levels = images.levels(replace(picture, pixels=pixels))
     if not isinstance(image, PIL.Image.Image):
         return levels
     if levels.dtype == np.uint16 and levels.shape[-1] == 3:

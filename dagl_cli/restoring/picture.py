@@ -33,7 +33,7 @@ CLEAN_PROFILE = 1.0
 """Noise of a raw file below this, on the 0-255 scale of the developed picture, is not worth removing."""
 MILD = 75
 """JPEGs above this quality that have camera noise are left to its model, which knows them from its training."""
-UNSEEN = "nothing of it can be seen (alpha is 0): left as it is"
+UNSEEN = "nothing of it can be seen (alpha is 0, or no value is a number): left as it is"
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Case:
     pattern: str
     """Bayer pattern, for a mosaic."""
     hidden: np.ndarray | None = None
-    """(H, W) bool: pixels that are wholly transparent, if there are any."""
+    """(H, W) bool: pixels that are wholly transparent or no numbers, if there are any."""
     negative: Raw | None = None
     """How to develop a camera raw file, whose picture is a mosaic."""
 
@@ -82,10 +82,11 @@ class Case:
 
 def case_of(picture: Image, task: str, pattern: str, negative: Raw | None = None) -> Case:
     """A picture with what is hidden filled, and as gray where it is."""
-    pixels, hidden = picture.pixels, None
+    pixels, hidden = picture.pixels, picture.missing()
     if picture.alpha is not None and not picture.alpha.all() and task != "demosaic":
-        hidden = picture.alpha == 0
-        pixels = pixels if hidden.all() else filled(pixels, hidden)
+        hidden = (picture.alpha == 0) | (False if hidden is None else hidden)
+    if hidden is not None and not hidden.all():
+        pixels = filled(pixels, hidden)
     if task != "demosaic" and is_gray(pixels):
         pixels = pixels[..., :1]
     return Case(picture, pixels, negative.pattern if negative else pattern, hidden, negative)
@@ -269,7 +270,7 @@ class PictureRestorer:
             return [self.task]
         if case.negative:
             return ["demosaic", "real"]
-        pattern = kind.mosaic_pattern(case.pixels)
+        pattern = None if case.picture.tone else kind.mosaic_pattern(case.pixels)
         if pattern == "?" and kind.drawing(case.pixels):  # dots of a dither alternate too
             pattern = None
         if pattern is None:
@@ -324,6 +325,8 @@ class PictureRestorer:
             raise DaglError(f"{turned}: save it without that tag")
         if case.negative:
             return Finding(note=case.negative.summary)
+        if case.picture.tone:
+            raise DaglError("its samples are floating-point, and a mosaic's are integers: save it as a 16-bit TIFF")
         found = guard.mosaic(case.pixels)
         if found.nothing:
             raise DaglError(f"{found.nothing}: `dagl restore` finds out what it needs")
