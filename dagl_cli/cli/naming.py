@@ -69,14 +69,14 @@ class Naming:
             )
 
     def _ending(self, source: Path) -> str:
-        """The result's: the input's where that is right, else that of `format`, or of what raw files become."""
+        """The result's: the input's where that is right, else that of `format`, or of what raw files and HEIC become."""
         from .. import images
         from ..images import raw
 
         if self.format is not None:
             same = images.SUFFIXES.get(source.suffix.lower()) == format_of(self.format)
             return source.suffix if same else f".{self.format.lower().removeprefix('.')}"
-        return raw.RESULT_SUFFIX if raw.is_raw_path(source) else source.suffix
+        return raw.RESULT_SUFFIX if raw.is_raw_path(source) else images.result_suffix(source)
 
     def made_of(self, paths: list[Path]) -> set[str]:
         """The stems that results of files of one folder would have beside them, of an earlier run perhaps."""

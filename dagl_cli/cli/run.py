@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 
 from ..config import Options
 from ..errors import DaglError, UsageError
-from .boundary import CommandLineError, with_flags
+from .boundary import CommandLineError, flags, with_flags
 from .console import bars, plain, say
 from .inputs import Filter, listed
 from .naming import Naming, format_of
@@ -74,7 +74,7 @@ def run(
     rows: list[dict[str, Any]] = []
     stopped: str | None = None
     try:
-        restore(planned, restoring, options, settings, rows)
+        restore(planned, restoring, options, settings | {"command": as_recorded(context)}, rows)
     except (DaglError, KeyboardInterrupt) as stop:
         stopped = with_flags(str(stop)) or "interrupted"
         raise
@@ -101,6 +101,24 @@ def inputs(context: typer.Context, paths: list[Path] | None, restoring: Restorin
     if paths:
         raise UsageError(f"--files-from has all inputs, and {paths[0]} is one more: give the results' folder with -o")
     return listed(restoring.files_from)
+
+
+RECORDED = (
+    "sigma", "real", "pattern", "force", "denoise", "strength", "luma", "chroma", "ensemble", "tile", "overlap",
+    "precision",
+)  # fmt: skip
+"""What of a command line shapes pixels, and names no file and nobody."""
+
+
+def as_recorded(context: typer.Context) -> str:
+    """The command as results say it: 'dagl denoise --sigma 25'."""
+    words = ["dagl", str(context.command.name)]
+    for name, value in context.params.items():
+        source = context.get_parameter_source(name)
+        if name in RECORDED and value not in (None, False) and source and source.name != "DEFAULT":
+            words.append(flags(context.command.name).get(name, name))
+            words += [] if value is True else [f"{value:g}" if isinstance(value, float) else str(value)]
+    return " ".join(words)
 
 
 def restore(
@@ -174,12 +192,13 @@ def row(
     sigma: float | None = None,
     quality: int | None = None,
     model: str | None = None,
+    digest: str | None = None,
     note: str | None = None,
 ) -> dict[str, Any]:
     """One file in the report, as it goes to --json."""
     return {
         "input": source, "output": target, "status": status, "seconds": seconds, "sigma": sigma, "quality": quality,
-        "model": model, "message": with_flags(note) if note else None,
+        "model": model, "sha256": digest, "message": with_flags(note) if note else None,
     }  # fmt: skip
 
 

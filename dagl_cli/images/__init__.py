@@ -6,7 +6,7 @@
 from .colour import srgb_profile
 from .exif import iso_setting
 from .exif import of_raw as raw_exif
-from .formats import FORMATS, NAMES, SUFFIXES, is_image_path, result_path
+from .formats import FORMATS, NAMES, SUFFIXES, is_image_path, result_suffix
 from .image import Image, Resolution
 from .reading import read, record
 from .writing import check_target, levels, write
@@ -24,7 +24,7 @@ __all__ = [
     "raw_exif",
     "read",
     "record",
-    "result_path",
+    "result_suffix",
     "srgb_profile",
     "write",
 ]

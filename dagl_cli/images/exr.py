@@ -1,7 +1,7 @@
 """OpenEXR (openexr.com), through the project's own package, which is loaded only when a file is read or written.
 
-Its colours are light, multiplied with alpha. One part of scan lines or tiles with the channels R, G, B or Y, and A; what
-other channels and attributes it has goes along.
+Its colours are light, multiplied with alpha. One part of scan lines or tiles with the channels R, G, B or Y, and A;
+what other channels and attributes it has goes along.
 """
 
 from __future__ import annotations
@@ -89,7 +89,9 @@ def _colours(names: list[str]) -> list[str]:
         return ["Y"]
     if len(names) == 1:
         return names
-    raise ImageError(f"it has the channels {', '.join(names[:8])}, and none of R, G and B or Y: extract the one to restore")
+    raise ImageError(
+        f"it has the channels {', '.join(names[:8])}, and none of R, G and B or Y: extract the one to restore"
+    )
 
 
 def _is_whole(channel: Any) -> bool:

@@ -76,11 +76,13 @@ FORMATS = {
     ),
     "EXR": Format(
         (".exr",), (exr.START,), exr.decode, exr.encode,
-        frozenset({"resolution", "exr", "exr_channels", "exr_attributes", "record"}), depths=(), floats=(16, 32), light=True,
+        frozenset({"resolution", "exr", "exr_channels", "exr_attributes", "record"}), depths=(), floats=(16, 32),
+        light=True,
     ),
     "HDR": Format(
-        (".hdr",), (b"#?RADIANCE", b"#?RGBE"), hdr.decode, hdr.encode, frozenset({"hdr", "header_lines", "record"}),
-        depths=(), floats=(16, 32), light=True, alpha=False, gray=False,
+        (".hdr",), (b"#?RADIANCE", b"#?RGBE"), hdr.decode, hdr.encode,
+        frozenset({"resolution", "hdr", "header_lines", "record"}), depths=(), floats=(16, 32), light=True, alpha=False,
+        gray=False,
     ),
     "PFM": Format((".pfm",), (b"PF", b"Pf"), pfm.decode, pfm.encode, frozenset(), depths=(), floats=(32,), alpha=False),
     "HEIF": Format(
@@ -104,9 +106,9 @@ def is_image_path(path: Path | str) -> bool:
     return Path(path).suffix.lower() in _READ
 
 
-def result_path(path: Path) -> Path:
-    """The name of a result where the user gives none: the image's own, unless its format is only read."""
-    return path.with_suffix(FORMATS[INSTEAD].suffixes[0]) if path.suffix.lower() in _READ - SUFFIXES.keys() else path
+def result_suffix(path: Path) -> str:
+    """The ending of a result where the user gives none: the image's own, unless its format is only read."""
+    return FORMATS[INSTEAD].suffixes[0] if path.suffix.lower() in _READ - SUFFIXES.keys() else path.suffix
 
 
 def format_of(head: bytes) -> str:

@@ -41,7 +41,7 @@ def decode(data: bytes, max_pixels: int) -> tuple[np.ndarray, Metadata]:
         elif record := xmp.record(text):
             metadata.record = record
         elif text.startswith(b"PIXASPECT=") and (ratio := _number(text[10:])):
-            metadata.resolution = Resolution(Fraction(1), ratio, "none")
+            metadata.resolution = Resolution(ratio, Fraction(1), "none")  # height of a pixel by its width
         elif not text.startswith(b"FORMAT="):
             metadata.header_lines.append(text)
     pixels = data[end + 2 + len(line) + 1 :]
@@ -70,7 +70,9 @@ def encode(levels: np.ndarray, metadata: Metadata) -> bytes:
     lines = [*metadata.hdr, *metadata.header_lines]
     lines += [b"# " + xmp.element(metadata.record)] if metadata.record else []
     if metadata.resolution and metadata.resolution.x != metadata.resolution.y:
-        lines.append(b"PIXASPECT=%f" % float(metadata.resolution.y / metadata.resolution.x))
+        lines.append(b"PIXASPECT=%f" % float(metadata.resolution.x / metadata.resolution.y))
+    if metadata.resolution and metadata.resolution.unit != "none":
+        metadata.notes.append("its resolution is left out, of which HDR holds the shape of a pixel only")
     header = b"\n".join([b"#?RADIANCE", *lines, _FORMAT, b"", b"-Y %d +X %d\n" % levels.shape[:2]])
     return header + bytes(imagecodecs.rgbe_encode(levels, header=False))
 

@@ -33,7 +33,7 @@ def decode(data: bytes, max_pixels: int) -> tuple[np.ndarray, Metadata]:
         raise ImageError("it is an AVIF that calls itself HEIF: save it anew as AVIF")
     try:
         file = heif.open_heif(data, convert_hdr_to_8bit=False)
-        check_size(*file.size, max_pixels)
+        check_size(file.size[0], file.size[1], max_pixels)
         refuse_frames(len(file))
         picture = file[0]
         if not picture.mode.startswith(("L", "I;16", "RGB")):

@@ -7,6 +7,7 @@ import re
 import numpy as np
 
 from ..errors import ImageError
+from . import xmp
 from .image import Metadata, check_size
 
 _WORD = re.compile(rb"\s*(?:#[^\n]*\n\s*)*(\d{1,10})")
@@ -15,13 +16,18 @@ _BITMAPS, _AS_WORDS = (b"P1", b"P4"), (b"P1", b"P2", b"P3")
 
 
 def decode(data: bytes, max_pixels: int) -> tuple[np.ndarray, Metadata]:
-    """Levels, (H, W) or (H, W, 3) uint8 or uint16, and nothing else. Raises ImageError."""
-    kind, position, numbers = data[:2], 2, []
+    """Levels, (H, W) or (H, W, 3) uint8 or uint16, and the comments of the header. Raises ImageError."""
+    kind, position, numbers, metadata = data[:2], 2, [], Metadata()
     for _ in range(2 if kind in _BITMAPS else 3):
         word = _WORD.match(data, position)
         if not word:
             raise ImageError("it is damaged (its header makes no sense): get an intact copy of it")
         numbers.append(int(word[1]))
+        for line in re.findall(rb"#([^\n]*)", word[0]):
+            if record := xmp.record(line):
+                metadata.record = record
+            else:
+                metadata.header_lines.append(b"#" + line)
         position = word.end()
     width, height, top = (*numbers, 1)[:3]
     check_size(width, height, max_pixels)
@@ -36,8 +42,8 @@ def decode(data: bytes, max_pixels: int) -> tuple[np.ndarray, Metadata]:
         samples = 1 - samples
     full = 255 if top <= 255 else 65535
     if top == full:
-        return samples, Metadata()
-    return np.rint(np.linspace(0, full, top + 1)).astype(samples.dtype)[samples], Metadata()
+        return samples, metadata
+    return np.rint(np.linspace(0, full, top + 1)).astype(samples.dtype)[samples], metadata
 
 
 def _bytes(body: memoryview, kind: bytes, shape: tuple[int, ...], top: int) -> np.ndarray:
@@ -70,5 +76,7 @@ def encode(levels: np.ndarray, metadata: Metadata) -> bytes:
     """levels: (H, W), which becomes PGM, or (H, W, 3), which becomes PPM; uint8 or uint16."""
     kind = b"P5" if levels.ndim == 2 else b"P6"
     top = 255 if levels.dtype == np.uint8 else 65535
-    header = b"%s\n%d %d\n%d\n" % (kind, levels.shape[1], levels.shape[0], top)
+    lines = [line if line.startswith(b"#") else b"# " + line for line in metadata.header_lines]
+    lines += [b"# " + xmp.element(metadata.record)] if metadata.record else []
+    header = b"\n".join([kind, *lines, b"%d %d" % (levels.shape[1], levels.shape[0]), b"%d\n" % top])
     return header + levels.astype(levels.dtype.newbyteorder(">")).tobytes()

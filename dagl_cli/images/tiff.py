@@ -152,7 +152,10 @@ def _levels(page: Any, alpha: str | None) -> np.ndarray:
 
 
 def encode(levels: np.ndarray, metadata: Metadata) -> memoryview:
-    """levels: (H, W) or (H, W, C) uint8, uint16, float16 or float32. EXIF tags that cannot be kept are added to the metadata's notes."""
+    """levels: (H, W) or (H, W, C) uint8, uint16, float16 or float32.
+
+    EXIF tags that cannot be kept are added to the metadata's notes.
+    """
     compression = metadata.tiff.get("compression", "zlib")
     options: dict[str, Any] = {"compression": compression}
     if compression in ("lzw", "zlib", "zstd"):

@@ -45,8 +45,9 @@ class Tone:
         """(H, W, C) float -> float32 in [0, 1]; what is not a number becomes black."""
         pixels = np.empty(values.shape, np.float32)
         for row in range(0, len(values), _ROWS):
-            band = np.nan_to_num(values[row : row + _ROWS].astype(np.float32), nan=0) / np.float32(self.white)
-            code = _curve(band.clip(_LEAST, _MOST), self.light)
+            band = values[row : row + _ROWS].astype(np.float32)
+            band[np.isnan(band)] = 0
+            code = _curve(band.clip(_LEAST * self.white, _MOST * self.white) / np.float32(self.white), self.light)
             pixels[row : row + _ROWS] = ((code - self.low) / (self.high - self.low)).clip(0, 1)
         return pixels
 

@@ -45,8 +45,9 @@ def write(
 ) -> list[str]:
     """Writes a file, all of it or nothing, or writes its bytes to an open binary stream.
 
-    Levels are clipped and rounded to nearest; float values are what they were before the tone. JPEG is quality 95 without chroma subsampling, so that a restored
-    image gets no new artifacts; WebP is lossless; TIFF keeps its compression if that is lossless.
+    Levels are clipped and rounded to nearest; float values are what they were before the tone. JPEG is quality 95
+    without chroma subsampling, so that a restored image gets no new artifacts; WebP is lossless; TIFF keeps its
+    compression if that is lossless. How dagl made it (`Image.record`) goes into XMP or a text of the format's own.
 
     Not kept: thumbnails and further pictures; PNG text in other formats; Photoshop and IPTC blocks and comments,
     except from JPEG to JPEG; tags of a TIFF that are neither EXIF nor XMP nor ICC; EXIF, XMP and ICC in BMP.
@@ -175,7 +176,12 @@ def _encode(image: Image, name: str, strip_metadata: bool, notes: list[str]) -> 
 def levels(image: Image) -> np.ndarray:
     """The image as a file holds it: (H, W, C) of its `dtype`, alpha last. Rounded, not truncated."""
     pixels, top, dtype = image.pixels, 2**image.depth - 1, image.dtype
-    if image.depth not in ((8, 16) if image.tone is None else (16, 32)) or pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or pixels.size == 0:
+    if (
+        image.depth not in ((8, 16) if image.tone is None else (16, 32))
+        or pixels.ndim != 3
+        or pixels.shape[2] not in (1, 3)
+        or pixels.size == 0
+    ):
         raise ImageError(f"pixels of shape {pixels.shape} at {image.depth} bits are not an image")
     if image.alpha is not None and (image.alpha.shape != pixels.shape[:2] or image.alpha.dtype != dtype):
         raise ImageError(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import re
 from xml.parsers import expat
-from xml.sax.saxutils import quoteattr, unescape
+from xml.sax.saxutils import quoteattr
 
 _PROMISES = {
     "http://ns.google.com/photos/1.0/camera/": "a motion photo's video",
@@ -74,10 +75,10 @@ def element(values: dict[str, str]) -> bytes:
 
 
 def record(data: bytes) -> dict[str, str]:
-    """What is in an `element` anywhere in data, an XMP packet or a file that holds it as it is; empty: there is none."""
+    """What is in an `element` anywhere in data (XMP, or a file that holds it as it is); empty: there is none."""
     found = _RECORD.search(data)
     pairs = re.findall(r' dagl:(\w+)="([^"]*)"', found[0].decode(errors="replace")) if found else ()
-    return {name: unescape(value, {"&quot;": '"'}) for name, value in pairs}
+    return {name: html.unescape(value) for name, value in pairs}
 
 
 class _Finder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -91,13 +91,15 @@ def match(a: Sequence[Path], b: Sequence[Path]) -> tuple[list[tuple[Path, Path]]
 def compare(pair: Pair, max_pixels: int = MAX_PIXELS) -> Comparison:
     """Read and compare. Raises ImageError for unreadable files, DaglError if they cannot be compared."""
     a, b, reference = _read(pair, max_pixels)
-    depth = max(a.depth, b.depth)
+    depth = min(16, max(a.depth, b.depth))
     levels_a, levels_b = _levels(a, depth), _levels(b, depth)
     difference = np.abs(levels_a - levels_b)
     most, mean = int(difference.max()), float(difference.mean())
     del levels_a, levels_b, difference
     notes = []
-    if a.depth != b.depth:
+    if a.tone:
+        notes.append("floats are compared in the curve that a network gets of A, at 16 bits")
+    elif a.depth != b.depth:
         notes.append(f"{a.depth} against {b.depth} bits per sample")
     if a.icc != b.icc:
         notes.append("the colour profiles differ: levels are compared, not colours")
@@ -201,7 +203,17 @@ def _read(pair: Pair, max_pixels: int) -> tuple[images.Image, images.Image, imag
         if a.pixels.shape[2] != other.pixels.shape[2]:
             kinds = ["gray" if x.pixels.shape[2] == 1 else "colour" for x in (a, other)]
             raise DaglError(f"{pair.a} is {kinds[0]} and {path} is {kinds[1]}: convert one of them")
-    return a, b, reference
+        if (a.tone is None) != (other.tone is None):
+            raise DaglError(f"{pair.a} and {path} are floats and integers: convert one of them")
+    return a, _in_tone(b, a), None if reference is None else _in_tone(reference, a)
+
+
+def _in_tone(image: images.Image, of: images.Image) -> images.Image:
+    """Floats in the curve of another picture, so that equal values are equal pixels."""
+    if image.tone is None or of.tone is None:
+        return image
+    colours = image.pixels.shape[2]
+    return replace(image, pixels=of.tone.encode(images.levels(image)[..., :colours]), tone=of.tone)
 
 
 def _metrics(a: images.Image, b: images.Image) -> tuple[float | None, float | None]:
@@ -218,4 +230,6 @@ def _levels(image: images.Image, depth: int) -> np.ndarray:
 
 def _alpha(image: images.Image, depth: int) -> np.ndarray:
     assert image.alpha is not None
+    if image.alpha.dtype.kind == "f":
+        return np.rint(image.alpha.clip(0, 1) * (2**depth - 1)).astype(np.int32)
     return image.alpha.astype(np.int32) * ((2**depth - 1) // (2**image.depth - 1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,8 +13,10 @@ from ..config import MAX_PIXELS
 from ..errors import DaglError, ImageError
 from ..files import Entry
 from ..images import raw
+from ..store import weights
 from .device import is_out_of_memory
 from .picture import Case, Outcome, PictureRestorer, case_of
+from .restorer import find_model
 from .tiling import Tick
 
 
@@ -22,9 +24,10 @@ class FileRestorer(PictureRestorer):
     """A `PictureRestorer` for files.
 
     Args:
-        strip_metadata: leave EXIF and DPI out of the results.
+        strip_metadata: leave EXIF, DPI and the record out of the results.
         max_pixels: larger images are refused before they are decoded.
         stream_format: what streams get, a name in `images.FORMATS`; None: their source's format.
+        command: what results say they were made with, beside the settings: no path, no name of a person.
     """
 
     def __init__(
@@ -34,10 +37,12 @@ class FileRestorer(PictureRestorer):
         strip_metadata: bool = False,
         max_pixels: int = MAX_PIXELS,
         stream_format: str | None = None,
+        command: str | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(task, **settings)
-        self.strip_metadata, self.max_pixels, self.stream_format = strip_metadata, max_pixels, stream_format
+        self.strip_metadata, self.max_pixels = strip_metadata, max_pixels
+        self.stream_format, self.command = stream_format, command
 
     def __call__(
         self,
@@ -70,12 +75,13 @@ class FileRestorer(PictureRestorer):
             )
             outcome, picture = self.treated(case, progress)
         restored = outcome.status == "restored"
-        written = self._recorded(picture, target, outcome) if restored else self._unchanged(case, target)
+        written = replace(picture, record=self._record(outcome)) if restored else self._unchanged(case, target)
         notes = images.write(
             written, target, format=format, strip_metadata=self.strip_metadata, overwrite=overwrite, inputs=inputs
         )
-        if not isinstance(written, bytes):  # what was left out of the file
-            outcome.note = "; ".join(filter(None, [outcome.note, *case.picture.notes, *notes])) or None
+        left_out = [] if isinstance(written, bytes) else case.picture.notes
+        said = [outcome.note, _before(case.picture.record), *left_out, *notes]
+        outcome.note = "; ".join(filter(None, said)) or None
         return outcome
 
     def examine(self, source: Path | bytes | BinaryIO, target: Path | BinaryIO, *, name: str | None = None) -> Outcome:
@@ -113,14 +119,12 @@ class FileRestorer(PictureRestorer):
             return images.SUFFIXES.get(target.suffix.lower())
         return self.stream_format or picture.format
 
-    def _recorded(self, picture: images.Image, target: Path | BinaryIO, outcome: Outcome) -> images.Image:
-        """With how it was made in its XMP, where the format has room for it."""
-        format = images.FORMATS[self._format(picture, target) or picture.format]
-        values = {"version": __version__, "model": outcome.model, "sigma": outcome.sigma}
+    def _record(self, outcome: Outcome) -> dict[str, str]:
+        """How a picture was restored, for its file: nothing of where it lay, and by whom."""
+        values: dict[str, str | float | None] = {"version": __version__, "command": self.command}
+        values |= {"model": outcome.model, "sha256": outcome.digest, "sigma": outcome.sigma, "quality": outcome.quality}
         values |= {key: value for key, value in self.settings().items() if value is not None}
-        packet = images.with_record(picture.xmp, {key: _text(v) for key, v in values.items() if v is not None})
-        fits = "xmp" in format.keeps and len(packet) <= format.longest_block
-        return replace(picture, xmp=packet) if fits else picture
+        return {key: _text(value) for key, value in values.items() if value is not None}
 
     def settings(self) -> dict[str, str | float | None]:
         """What was asked for, as it is recorded in results; None where the picture or the model decides."""
@@ -135,7 +139,15 @@ class FileRestorer(PictureRestorer):
             for key, value in self.settings().items()
             if value is not None and found.get(key, _text(value)) != _text(value)
         ]
+        if self.model and "sha256" in found and self._digest() not in (None, *found["sha256"].split(" + ")):
+            other.append(f"another `model` ({found.get('model', 'unnamed')})")
         return f"it was made with {' and '.join(other)}" if other else None
+
+    def _digest(self) -> str | None:
+        """SHA-256 of the model that was asked for, if it is here."""
+        with suppress(DaglError):
+            return weights.sha256(find_model(self.task, 3, self.model, offline=True))
+        return None
 
     def _unchanged(self, case: Case, target: Path | BinaryIO) -> images.Image | bytes:
         """The file itself where that is possible: no JPEG is encoded again for nothing."""
@@ -151,6 +163,14 @@ def _told_of_memory() -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise DaglError("out of memory: close other programs, or make the image smaller") from None
+
+
+def _before(record: dict[str, str]) -> str | None:
+    """That a picture is itself a result of dagl, if its file says so."""
+    if not record:
+        return None
+    how = record.get("command") or record.get("task")
+    return f"dagl has restored it before ({how})" if how else "dagl has restored it before"
 
 
 def _text(value: str | float) -> str:

@@ -48,6 +48,8 @@ class Outcome:
     quality: int | None = None
     """The estimated quality of a JPEG."""
     model: str | None = None
+    digest: str | None = None
+    """SHA-256 of the model's file."""
     note: str | None = None
     seconds: float = 0.0
 
@@ -212,7 +214,8 @@ class PictureRestorer:
         """What was done, and the picture with it done: step by step, each on the result of the one before."""
         if case.hidden is not None and case.hidden.all():
             return Outcome("unchanged", note=UNSEEN), case.picture
-        outcome, notes, models = Outcome("unchanged"), [], []
+        models: list[Restorer] = []
+        outcome, notes = Outcome("unchanged"), []
         for task in self._tasks(case):
             finding = self._examine(case, task)
             notes.append(finding.nothing or finding.note)
@@ -228,11 +231,13 @@ class PictureRestorer:
             if task == "demosaic" and case.negative:
                 pixels = develop(pixels, case.negative)
             case = replace(case, pixels=pixels)
-            models.append(restorer.name)
+            models.append(restorer)
             outcome.status = "restored"
         if outcome.status == "restored" and len(notes) > 1:  # of several steps only what was done is told
             notes = [note for note in notes if note and "left as it is" not in note]
-        outcome.model, outcome.note = " + ".join(models) or None, "; ".join(filter(None, notes)) or None
+        outcome.model = " + ".join(restorer.name for restorer in models) or None
+        outcome.digest = " + ".join(restorer.digest for restorer in models if restorer.digest) or None
+        outcome.note = "; ".join(filter(None, notes)) or None
         return outcome, case.result()
 
     def foreseen(self, case: Case) -> Outcome:

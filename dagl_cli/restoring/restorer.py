@@ -30,12 +30,18 @@ class Restorer:
         options: how to run it.
         name: what to call the weights in messages.
         warn: called with one line when tiles must shrink or the CPU take over.
+        digest: SHA-256 of the file with the weights; None: they came from none.
     """
 
     def __init__(
-        self, model: DAGL, options: Options = Options(), name: str = "model", warn: Warn = lambda line: None
+        self,
+        model: DAGL,
+        options: Options = Options(),
+        name: str = "model",
+        warn: Warn = lambda line: None,
+        digest: str | None = None,
     ) -> None:
-        self.config, self.name, self.options, self.warn = model.config, name, options, warn
+        self.config, self.name, self.options, self.warn, self.digest = model.config, name, options, warn, digest
         check_options(self.config, options)
         self.tile, self.overlap = first_tile(self.config, options)
         self.device = pick_device(options.device)
@@ -200,7 +206,7 @@ def load_model(
     path = find_model(task, channels, model, offline=options.offline, warn=warn)
     network, _ = weights.load(path)
     check_task(network.config.task, task, str(path))
-    return Restorer(network, options, path.stem, warn)
+    return Restorer(network, options, path.stem, warn, weights.sha256(path))
 
 
 def find_model(

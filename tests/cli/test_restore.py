@@ -239,7 +239,7 @@ def test_json() -> None:
     a, b, c = report["files"]
     assert a | {"seconds": 0} == {
         "input": "in/a.png", "output": "out/a.png", "status": "unchanged", "seconds": 0, "sigma": 0.0,
-        "quality": None, "model": None,
+        "quality": None, "model": None, "sha256": None,
         "message": "no noise found: left as it is; --sigma decides otherwise",
     }  # fmt: skip
     assert (b["status"], c["status"]) == ("skipped", "failed")
@@ -450,7 +450,7 @@ BROKEN: dict[str, tuple[str, Callable[[], object], str]] = {
     "bomb": ("bad.png", bomb, "--max-pixels"),
     "CMYK JPEG": ("bad.jpg", lambda: PIL.Image.new("CMYK", (9, 9)).save("bad.jpg"), "CMYK: convert"),
     "CMYK TIFF": ("bad.tif", lambda: PIL.Image.new("CMYK", (9, 9)).save("bad.tif"), "SEPARATED: convert"),
-    "float TIFF": ("bad.tif", lambda: tifffile.imwrite("bad.tif", np.zeros((9, 9), "f4")), "32-bit floating-point"),
+    "float TIFF": ("bad.tif", lambda: tifffile.imwrite("bad.tif", np.zeros((9, 9), "f8")), "64-bit floating-point"),
     "animated WebP": ("bad.webp", animated("bad.webp"), "3 frames"),
     "animated PNG": ("bad.png", animated("bad.png"), "3 frames"),
     "pages": ("bad.tif", animated("bad.tif"), "3 frames or pages"),

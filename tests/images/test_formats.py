@@ -11,20 +11,37 @@ import PIL.Image
 import pytest
 
 from dagl_cli.errors import ImageError
-from dagl_cli.images import FORMATS, Image, Resolution, read, srgb_profile, write
+from dagl_cli.images import FORMATS, Image, Resolution, levels, read, srgb_profile, write
 from dagl_cli.images.exif import Entry, Tiff, _block
+from dagl_cli.images.tone import tone_of
 
-CELLS = [(name, depth) for name, format in FORMATS.items() for depth in (8, 16)]
+WRITTEN = [name for name, format in FORMATS.items() if format.encode]
+CELLS = [(name, kind) for name in WRITTEN for kind in ("uint8", "uint16", "float16", "float32")]
 LOSSY = {"JPEG", "AVIF"}
+WHAT = ("icc", "exif", "xmp", "resolution", "png_text", "jpeg_segments", "header_lines", "record")
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a/></x:xmpmeta>'
 
 
-def picture(channels: int = 3, depth: int = 8, alpha: bool = False) -> Image:
-    """Smooth, so that lossy formats come near it."""
+def picture(channels: int = 3, kind: str = "uint8", alpha: bool = False) -> Image:
+    """Smooth, so that lossy formats come near it. Floats reach from below 0 to above 4 times white."""
     y, x = np.mgrid[:24, :40] / 40
-    levels = np.rint(np.stack([x, y, 1 - x], -1)[..., :channels] * (2**depth - 1))
-    mask = np.arange(24 * 40).reshape(24, 40).astype(np.uint8 if depth == 8 else np.uint16) if alpha else None
-    return Image((levels / (2**depth - 1)).astype(np.float32), mask, depth)
+    values = np.stack([x, y, 1 - x], -1)[..., :channels]
+    dtype = np.dtype(kind)
+    mask = (np.arange(24 * 40).reshape(24, 40) % 251).astype(dtype) if alpha else None
+    if dtype.kind == "f":
+        values = (3 * values - 0.25).astype(dtype)
+        values[3, 4], values[5, 6] = 50, -7
+        mask = None if mask is None else mask / dtype.type(256)
+        tone = tone_of(values, light=True)
+        return Image(tone.encode(values), mask, 8 * dtype.itemsize, tone=tone)
+    top = np.iinfo(dtype).max
+    return Image((np.rint(values * top) / top).astype(np.float32), mask, 8 * dtype.itemsize)
+
+
+def fitting(name: str) -> Image:
+    """A picture that a format can hold."""
+    format = FORMATS[name]
+    return picture(kind=f"uint{format.depths[0]}" if format.depths else f"float{format.floats[-1]}")
 
 
 def exif_block() -> bytes:
@@ -42,60 +59,83 @@ def through(image: Image, name: str) -> tuple[Image, list[str]]:
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("alpha", [False, True])
-@pytest.mark.parametrize(("name", "depth"), CELLS)
-def test_depth_and_alpha(name: str, depth: int, alpha: bool, channels: int) -> None:
-    image, format = picture(channels, depth, alpha), FORMATS[name]
-    if depth not in format.depths or (alpha and not format.alpha):
-        with pytest.raises(ImageError, match="bits per sample" if depth not in format.depths else "alpha"):
+@pytest.mark.parametrize(("name", "kind"), CELLS)
+def test_depth_and_alpha(name: str, kind: str, alpha: bool, channels: int) -> None:
+    image, format = picture(channels, kind, alpha), FORMATS[name]
+    held = image.depth in (format.depths if image.tone is None else format.floats)
+    if not held or (alpha and not format.alpha):
+        with pytest.raises(ImageError, match="alpha" if held else "bits? per sample|float samples"):
             through(image, name)
         return
     back, notes = through(image, name)
-    assert (back.format, back.depth, back.alpha is not None, notes) == (name, depth, alpha, [])
-    wanted = np.broadcast_to(image.pixels, (24, 40, 3)) if not format.gray else image.pixels
-    assert back.pixels.shape == wanted.shape
-    assert np.abs(back.pixels - wanted).max() <= (4 / 255 if name in LOSSY else 1e-7)
-    if image.alpha is not None and back.alpha is not None:
-        assert np.abs(back.alpha.astype(int) - image.alpha).max() <= (4 if name in LOSSY else 0)
+    said = ["HDR holds no values below 0: they are 0"] if name == "HDR" else []
+    assert (back.format, back.alpha is not None, notes) == (name, alpha, said)
+    assert back.dtype == ("float32" if name == "HDR" else kind)
+    wanted, found = levels(image), levels(back)
+    if not format.gray:
+        wanted = np.concatenate([wanted[..., :1]] * (3 if channels == 1 else 1) + [wanted[..., 1:]], 2)
+    assert found.shape == wanted.shape
+    if name == "HDR":  # 8 bits beside the largest of the three
+        wanted = wanted.clip(0)
+        assert (np.abs(found - wanted) <= wanted.max(-1, keepdims=True) / 255).all()
+    elif image.tone:
+        assert found == pytest.approx(wanted, rel=1e-3 if kind == "float16" else 3e-6, abs=1e-5)
+        assert np.array_equal(found[3, 4], wanted[3, 4])
+    else:
+        assert np.abs(found.astype(int) - wanted).max() <= (4 if name in LOSSY else 0)
 
 
-@pytest.mark.parametrize("name", FORMATS)
-@pytest.mark.parametrize("what", ["icc", "exif", "xmp", "resolution", "png_text", "jpeg_segments"])
+@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.parametrize("what", [*WHAT, "exr_channels", "exr_attributes"])
 def test_metadata(name: str, what: str) -> None:
     value = {
         "icc": srgb_profile(), "exif": exif_block(), "xmp": XMP, "png_text": [(b"tEXt", b"Author\0Someone")],
         "resolution": Resolution(Fraction(300), Fraction(150), "inch"), "jpeg_segments": b"\xff\xfe\0\x06note",
+        "header_lines": [b"# VIEW= -vtv"], "record": {"task": "denoise", "model": 'a "b" <c>\n'},
+        "exr_channels": {"Z": np.ones((24, 40), np.float16)}, "exr_attributes": {"owner": "Someone"},
     }[what]  # fmt: skip
-    image = picture()
+    image = fitting(name)
     setattr(image, what, value)
     back, notes = through(image, name)
-    if what not in FORMATS[name].keeps:
+    notes = [note for note in notes if "below 0" not in note]
+    kept = what in FORMATS[name].keeps or (what == "record" and "xmp" in FORMATS[name].keeps)
+    if what == "record" and not kept:  # it was no part of the picture
+        assert (back.record, notes) == ({}, [])
+        return
+    if not kept:
         assert not getattr(back, what)
         assert len(notes) == 1
         assert notes[0].startswith(f"{name} holds no ")
+        return
+    if (name, what) == ("HDR", "resolution"):
+        assert back.resolution == (2, 1, "none")
+        assert notes == ["its resolution is left out, of which HDR holds the shape of a pixel only"]
         return
     assert notes == []
     if what == "resolution":
         assert back.resolution is not None
         assert [float(v) for v in back.resolution.to("inch")[:2]] == pytest.approx([300, 150], abs=0.02)
+    elif what == "exr_channels":
+        assert np.array_equal(back.exr_channels["Z"], value["Z"])
     else:
         assert getattr(back, what) == value
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", WRITTEN)
 def test_a_truncated_file_is_refused(name: str) -> None:
     stream = io.BytesIO()
-    write(picture(), stream, format=name)
+    write(fitting(name), stream, format=name)
     data = stream.getvalue()
     for keep in range(0, len(data) - 2, max(1, len(data) // 30)):
         with pytest.raises(ImageError):
             read(data[:keep])
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", WRITTEN)
 def test_the_limit_is_asked_first(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.BytesIO()
-    write(picture(), stream, format=name)
-    for decoder in ("png", "webp", "jpeg2k", "avif", "jpegxl"):
+    write(fitting(name), stream, format=name)
+    for decoder in ("png", "webp", "jpeg2k", "avif", "jpegxl", "rgbe"):
         monkeypatch.setattr(imagecodecs, f"{decoder}_decode", None)
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", None)
     monkeypatch.setattr("tifffile.TiffPage.asarray", None)
