@@ -69,7 +69,7 @@ class Naming:
             )
 
     def _ending(self, source: Path) -> str:
-        """The result's: the input's where that is right, else that of `format`, or of what raw files and HEIC become."""
+        """The result's: the input's where that is right, else that of `format`, of what raw files and HEIC become."""
         from .. import images
         from ..images import raw
 

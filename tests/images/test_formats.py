@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 from fractions import Fraction
+from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
 import PIL.Image
 import pytest
 
+import dagl_cli
 from dagl_cli.errors import ImageError
 from dagl_cli.images import FORMATS, Image, Resolution, levels, read, srgb_profile, write
 from dagl_cli.images.exif import Entry, Tiff, _block
@@ -88,7 +91,7 @@ def test_depth_and_alpha(name: str, kind: str, alpha: bool, channels: int) -> No
 @pytest.mark.parametrize("name", WRITTEN)
 @pytest.mark.parametrize("what", [*WHAT, "exr_channels", "exr_attributes"])
 def test_metadata(name: str, what: str) -> None:
-    value = {
+    value: Any = {
         "icc": srgb_profile(), "exif": exif_block(), "xmp": XMP, "png_text": [(b"tEXt", b"Author\0Someone")],
         "resolution": Resolution(Fraction(300), Fraction(150), "inch"), "jpeg_segments": b"\xff\xfe\0\x06note",
         "header_lines": [b"# VIEW= -vtv"], "record": {"task": "denoise", "model": 'a "b" <c>\n'},
@@ -108,7 +111,7 @@ def test_metadata(name: str, what: str) -> None:
         assert notes[0].startswith(f"{name} holds no ")
         return
     if (name, what) == ("HDR", "resolution"):
-        assert back.resolution == (2, 1, "none")
+        assert back.resolution == Resolution(Fraction(2), Fraction(1), "none")
         assert notes == ["its resolution is left out, of which HDR holds the shape of a pixel only"]
         return
     assert notes == []
@@ -196,3 +199,26 @@ def test_jpeg_xl_of_others(boxed: bool) -> None:
     frames = np.zeros((3, 24, 40, 3), np.uint8)
     with pytest.raises(ImageError, match="animation"):
         read(bytes(imagecodecs.jpegxl_encode(frames, usecontainer=boxed)))
+
+
+def formats_table() -> str:
+    """What the rows of `FORMATS` say, whose cells the tests above try."""
+
+    def cell(value: object) -> str:
+        return value if isinstance(value, str) else "yes" if value else "–"
+
+    lines = ["| format | endings | integers | floats | alpha | gray | ICC | EXIF | XMP | resolution | record |"]
+    lines.append("|---|" + "---|" * 10)
+    for name, format in FORMATS.items():
+        bits = [", ".join(map(str, kinds)) for kinds in (format.depths, format.floats)]
+        kept = [what in format.keeps for what in ("icc", "exif", "xmp", "resolution")]
+        record = bool(format.encode) and bool(format.keeps & {"xmp", "record"})
+        title = name if format.encode else f"{name}, read only"
+        cells = [title, " ".join(format.suffixes), *bits, format.alpha, format.gray, *kept, record]
+        lines.append(f"| {' | '.join(map(cell, cells))} |")
+    return "\n".join(lines) + "\n"
+
+
+def test_the_table_in_the_documents_is_this_one() -> None:
+    text = (Path(dagl_cli.__file__).parent / "README.md").read_text(encoding="utf-8")
+    assert f"<!-- formats -->\n{formats_table()}<!-- end of formats -->" in text

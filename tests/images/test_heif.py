@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pillow_heif
 import pytest
 
 from dagl_cli.errors import ImageError
-from dagl_cli.images import is_image_path, levels, read, result_suffix, srgb_profile, write
+from dagl_cli.images import Resolution, is_image_path, levels, read, result_suffix, srgb_profile, write
 
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a/></x:xmpmeta>'
 
@@ -52,7 +53,7 @@ def test_metadata_is_carried_and_the_picture_is_upright() -> None:
     assert image.xmp == XMP
     assert image.icc == srgb_profile()
     assert image.resolution is not None
-    assert (image.resolution.x, image.resolution.unit) == (300, "inch")
+    assert image.resolution == Resolution(Fraction(300), Fraction(300), "inch")
     back = PIL.Image.Exif()
     back.load(image.exif or b"")
     assert (back[271], back[274]) == ("Maker", 1)
