@@ -147,7 +147,7 @@ def sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         cases,
         "PUBLISHED",
         {
-            "table 1": Published("Toys", list(levels)), "table 3": empty, "table 4": empty,
+            "table 1": Published("Toys", list(levels)), "table 3": empty, "table 4": empty, "set CC15": empty,
             "table 6": Published("Heads", ablation),
         },
     )  # fmt: skip

@@ -50,7 +50,9 @@ class Case:
     pattern: str = PAPER_PATTERN
     """Of a mosaic."""
     published: dict[str, Scores] = field(default_factory=dict, compare=False)
-    """Method -> (PSNR, SSIM) in the paper."""
+    """Method -> (PSNR, SSIM), as published."""
+    source: str = field(default="", compare=False)
+    """Where that is from; '': from the paper."""
 
     def __post_init__(self) -> None:
         name = self.dataset.name
@@ -109,18 +111,20 @@ def _some(dataset: Dataset) -> str:
 
 @dataclass(frozen=True)
 class Published:
-    """A table or figure of the paper."""
+    """A table or figure of the paper, or what is published of a set elsewhere."""
 
     title: str
     rows: list[dict[str, Any]]
     """dataset, task, level and methods, with an image or a variant where there is one."""
+    source: str = ""
+    """Where it is from; '': from the paper."""
 
 
 PUBLISHED = {
     name: Published(**entry)
     for name, entry in json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8")).items()
 }
-"""'table 1' ... 'table 6', 'figure 5', 'figure 8'. Table 4's Urban100 is in colour, and called so here."""
+"""'table 1' ... 'table 6', 'figure 5', 'figure 8', 'set CC15'. Table 4's Urban100 is in colour, and called so here."""
 
 
 def cases_of(published: str) -> list[Case]:
@@ -128,7 +132,7 @@ def cases_of(published: str) -> list[Case]:
     if published not in PUBLISHED:
         kind, _, number = published.partition(" ")
         raise unknown(kind, number, (name.partition(" ")[2] for name in PUBLISHED if name.startswith(kind)))
-    return [_case(row) for row in PUBLISHED[published].rows]
+    return [_case(row, PUBLISHED[published].source) for row in PUBLISHED[published].rows]
 
 
 def cases_for(
@@ -138,8 +142,8 @@ def cases_for(
     image: str | None = None,
     pattern: str = PAPER_PATTERN,
 ) -> list[Case]:
-    """Datasets x levels, with what the paper publishes for them. Raises UsageError."""
-    known = [case for table in ("table 1", "table 3", "table 4") for case in cases_of(table)]
+    """Datasets x levels, with what is published for them. Raises UsageError."""
+    known = [case for table in ("table 1", "table 3", "table 4", "set CC15") for case in cases_of(table)]
     cases = [
         Case(entry, task, level, image, pattern=pattern)
         for entry in dict.fromkeys(sets)
@@ -161,9 +165,9 @@ def implied_task(sets: Sequence[Dataset], sigma: bool = False, quality: bool = F
     return "dejpeg" if all(entry in table_3 for entry in sets) else "denoise"
 
 
-def _case(row: dict[str, Any]) -> Case:
+def _case(row: dict[str, Any], source: str) -> Case:
     methods = {name: (values[0], values[1]) for name, values in row["methods"].items()}
     return Case(
         datasets.dataset(row["dataset"]), row["task"], row["level"], row.get("image"), row.get("variant"),
-        published=methods,
+        published=methods, source=source,
     )  # fmt: skip

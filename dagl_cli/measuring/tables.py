@@ -78,8 +78,9 @@ def _pair(first: float | None, second: float | None, sign: str = "") -> str:
 
 
 def notes(rows: Sequence[Measurement]) -> list[str]:
-    """What is stated about the rows, each line once."""
-    return list(dict.fromkeys(row.stated() for row in rows))
+    """What is stated about the rows, each line once, and where figures are from that are not the paper's."""
+    sources = [f"published for {row.case.dataset.name}: {row.case.source}" for row in rows if row.case.source]
+    return list(dict.fromkeys([row.stated() for row in rows] + sources))
 
 
 # --- how sure the figures are ----------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 from helpers import benchmark, measured_rows, saved, shared, tiny, toy_picture
 
 from dagl_cli import images
-from dagl_cli.measuring import cases, datasets, measure
+from dagl_cli.measuring import cases, datasets, measure, tables
+from dagl_cli.measuring.methods import Method, Settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -40,6 +42,16 @@ def test_published_figures_are_the_papers() -> None:
     for number in ("5", "8"):
         (row,) = cases.PUBLISHED[f"figure {number}"].rows
         assert row["methods"] == {k: v for k, v in tables[f"figure{number}"].items() if k != "title"}
+
+
+def test_a_set_prints_what_is_published_for_it_and_where() -> None:
+    (case,) = cases.cases_for([datasets.dataset("CC15")], "real", [None])
+    method = Method(tables.OURS, lambda bad, level: bad, Settings("a function"))
+    row = measure.measure(case, method, shared("testsets"), limit=1)
+    columns, ((_, *cells),) = tables.summary([case], [row])
+    assert dict(zip(columns[1:], cells))["TWSC"] == "37.81"
+    assert any("CBDNet/issues/22" in note for note in tables.notes([row]))
+    assert not any("published" in note for note in tables.notes([replace(row, case=replace(case, source=""))]))
 
 
 def test_every_published_case_can_be_measured() -> None:
