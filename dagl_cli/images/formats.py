@@ -72,7 +72,7 @@ FORMATS = {
         (".avif",), (b"....ftypavif", b"....ftypavis"), avif.decode, avif.encode, _ALL, gray=False, longest_side=16384,
     ),
     "JPEGXL": Format(
-        (".jxl",), (jpegxl.CODESTREAM, jpegxl.BOXES), jpegxl.decode, jpegxl.encode, _ALL - {"icc"},
+        (".jxl",), (jpegxl.CODESTREAM, jpegxl.BOXES), jpegxl.decode, jpegxl.encode, _ALL - {"icc"}, depths=(8, 16),
     ),
     "EXR": Format(
         (".exr",), (exr.START,), exr.decode, exr.encode,

@@ -10,11 +10,13 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import PIL.Image
+import PIL.ImageCms
 import pytest
 
 import dagl_cli
 from dagl_cli.errors import ImageError
-from dagl_cli.images import FORMATS, Image, Resolution, levels, read, srgb_profile, write
+from dagl_cli.images import FORMATS, Image, Resolution, jpegxl, levels, read, srgb_profile, write
+from dagl_cli.images.colour import is_linear
 from dagl_cli.images.exif import Entry, Tiff, _block
 from dagl_cli.images.tone import tone_of
 
@@ -189,9 +191,10 @@ def test_damaged_pnm(data: bytes) -> None:
 
 @pytest.mark.parametrize("boxed", [False, True])
 def test_jpeg_xl_of_others(boxed: bool) -> None:
-    deep = np.arange(24 * 40 * 3, dtype=np.uint16).reshape(24, 40, 3)
-    with pytest.raises(ImageError, match="not sRGB"):  # imagecodecs calls it linear
-        read(bytes(imagecodecs.jpegxl_encode(deep, bitspersample=10, lossless=True, usecontainer=boxed)))
+    deep = np.arange(24 * 40 * 3, dtype=np.uint16).reshape(24, 40, 3) % 1024
+    linear = read(bytes(imagecodecs.jpegxl_encode(deep, bitspersample=10, lossless=True, usecontainer=boxed)))
+    assert (linear.depth, is_linear(linear.icc or b"")) == (16, True)  # as imagecodecs calls it
+    assert np.abs(linear.pixels * 1023 - deep).max() < 0.02
     lossy = read(bytes(imagecodecs.jpegxl_encode(np.full((24, 40, 3), 99, np.uint8), distance=1, usecontainer=boxed)))
     assert lossy.pixels == pytest.approx(99 / 255, abs=2 / 255)
     with pytest.raises(ImageError, match="floating-point"):
@@ -199,6 +202,69 @@ def test_jpeg_xl_of_others(boxed: bool) -> None:
     frames = np.zeros((3, 24, 40, 3), np.uint8)
     with pytest.raises(ImageError, match="animation"):
         read(bytes(imagecodecs.jpegxl_encode(frames, usecontainer=boxed)))
+
+
+def stepped(number: int) -> list[tuple[int, int]]:
+    """A chromaticity's number as JPEG XL codes it: (bits, value) of the way and of the rest."""
+    for way, (bits, start) in reversed([*enumerate(jpegxl._STEPS)]):
+        if number >= start:
+            return [(2, way), (bits, number - start)]
+    raise ValueError(number)
+
+
+P3_LINEAR = [(2, 1), (2, 2), (4, 9), (1, 0), (2, 2), (4, 6)]
+"""D65, P3's primaries, no gamma, the linear curve: (bits, value) of each number and of the way that it is coded in."""
+GAMMA = [(2, 1), (2, 1), (1, 1), (24, 4_545_455)]
+"""D65, sRGB's primaries, gamma 1 / 2.2."""
+ADOBE = [
+    (2, 2), (4, 0), *stepped(625_400), *stepped(658_000), (2, 2), (4, 0),
+    *(pair for number in (1_280_000, 660_000, 420_000, 1_420_000, 300_000, 120_000) for pair in stepped(number)),
+    (1, 0), (2, 2), (4, 11),
+]  # fmt: skip
+"""Adobe RGB's white and primaries as numbers of their own, sRGB's curve."""
+PQ = [(2, 1), (2, 2), (4, 7), (1, 0), (2, 2), (4, 14)]
+
+
+def coloured(numbers: list[tuple[int, int]]) -> bytes:
+    """A JPEG XL codestream of 8 bits in these colours: the header of an sRGB one is written anew."""
+    plain = bytes(imagecodecs.jpegxl_encode(np.full((24, 40, 3), 99, np.uint8), lossless=True, usecontainer=False))
+    bits = jpegxl.Bits(plain[2:])
+    bits.size()
+    bits.take(1)
+    jpegxl._channels(bits)
+    start = bits.used
+    assert (bits.take(1), bits.take(2), bits.take(1)) == (1, 0, 1)  # sRGB, no extensions, the usual transform
+    pixels = plain[2 + (bits.used + 7) // 8 :]
+    head, length = int.from_bytes(plain[2:], "little") & (1 << start) - 1, start
+    for count, value in [(1, 0), (1, 0), (2, 0), *numbers, (2, 1), (2, 0), (1, 1)]:  # the intent: relative
+        head, length = head | value << length, length + count
+    return plain[:2] + head.to_bytes((length + 7) // 8, "little") + pixels
+
+
+@pytest.mark.parametrize(
+    ("numbers", "green", "straight"),
+    [(P3_LINEAR, (0.2846, 0.6746), True), (GAMMA, (0.3212, 0.5979), False), (ADOBE, (0.2302, 0.7015), False)],
+)
+def test_numbered_colours_of_jpeg_xl_become_a_profile(
+    numbers: list[tuple[int, int]], green: tuple[float, float], straight: bool
+) -> None:
+    """green: the chromaticity that it has in the white of profiles, D50."""
+    image = read(coloured(numbers))
+    assert np.array_equal(levels(image), np.full((24, 40, 3), 99))
+    assert image.icc is not None
+    assert is_linear(image.icc) == straight
+    colorant = PIL.ImageCms.ImageCmsProfile(io.BytesIO(image.icc)).profile.green_colorant
+    assert colorant is not None
+    x, y, z = colorant[0]
+    assert (x / (x + y + z), y / (x + y + z)) == pytest.approx(green, abs=2e-3)
+    assert read(coloured(numbers)).icc == image.icc
+    stream = io.BytesIO()
+    assert write(image, stream, format="JPEGXL") == ["JPEGXL holds no ICC profile: left out"]
+
+
+def test_colours_of_jpeg_xl_without_a_profile_are_refused() -> None:
+    with pytest.raises(ImageError, match="PQ, HLG"):
+        read(coloured(PQ))
 
 
 def formats_table() -> str:
