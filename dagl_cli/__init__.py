@@ -13,14 +13,14 @@ from .config import Options
 from .errors import DaglError, ImageError, UsageError, WeightsError
 
 if TYPE_CHECKING:
-    from .restoring.api import restore
+    from .restoring.api import restore, restore_iter
     from .restoring.restorer import Restorer, load_model
     from .store.pretrained import DAGL
 
 __version__ = "0.1.0"
 __all__ = [
     "DAGL", "DaglError", "ImageError", "Options", "Restorer", "UsageError", "WeightsError", "__version__", "load_model",
-    "restore",
+    "restore", "restore_iter",
 ]  # fmt: skip
 
 LATER = {
@@ -28,6 +28,7 @@ LATER = {
     "Restorer": ".restoring.restorer",
     "load_model": ".restoring.restorer",
     "restore": ".restoring.api",
+    "restore_iter": ".restoring.api",
 }
 """Names that need torch, and where they are: imported when they are first used."""
 

@@ -28,7 +28,7 @@ _DETAILS, _GPS, _INTEROPERABILITY = 34665, 34853, 40965
 _ISO = 34855
 _BELOW = {_DETAILS: TAGS, _GPS: GPSTAGS, _INTEROPERABILITY: TAGS}
 """Tags that point to directories of their own -> the names of the tags there."""
-_KEPT = {270, 271, 272, ORIENTATION, 305, 306, 315, 316, 18246, 18249, 33432, _DETAILS, _GPS, *range(40091, 40096)}
+KEPT = {270, 271, 272, ORIENTATION, 305, 306, 315, 316, 18246, 18249, 33432, _DETAILS, _GPS, *range(40091, 40096)}
 """The tags of a TIFF's directory that are EXIF: what was photographed, by whom, with what, when and where."""
 _X_RESOLUTION, _Y_RESOLUTION, _UNIT = 282, 283, 296
 _UNITS = {"none": 1, "inch": 2, "cm": 3}
@@ -138,7 +138,7 @@ class Tiff:
 
     def exif(self, position: int) -> Directory:
         """The entries of a directory that are EXIF, with the directories below it. Raises struct.error."""
-        return self._with_below(self.directory(position, _KEPT))
+        return self._with_below(self.directory(position, KEPT))
 
     def everything(self, position: int) -> Directory:
         """All entries of a directory, with the directories below it. Raises struct.error."""

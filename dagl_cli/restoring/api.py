@@ -1,11 +1,13 @@
-"""The Python interface: one picture in memory, restored."""
+"""The Python interface: pictures in memory, one or many, restored."""
 
 from __future__ import annotations
 
+import functools
 import os
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, overload
 
 import numpy as np
 import PIL.Image
@@ -14,20 +16,50 @@ from torch import Tensor
 
 from .. import images
 from ..config import DEFAULT_PATTERN, HIGHEST_SIGMA, TASKS, Options, check_pattern, check_sigma
-from ..errors import ImageError, UsageError, unknown
+from ..errors import DaglError, ImageError, UsageError, unknown
+from ..images.exif import KEPT as EXIF_TAGS
 from . import estimate, guard
-from .picture import Case, PictureRestorer, case_of, run
+from .picture import PictureRestorer, case_of, run
 from .restorer import Restorer, check_task, load_model
+from .tiling import Tick
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 RANGES = {"uint8": 255, "uint16": 65535}
 """Highest level of the integer types that `restore` takes."""
 MODES = {"1": "L", "L": "L", "LA": "LA", "RGB": "RGB", "RGBA": "RGBA", "P": "RGB", "I;16": "I;16"}
 """Modes of PIL images that `restore` takes -> those of its results."""
 PathLike = str | os.PathLike[str]
+Picture = np.ndarray | Tensor | PIL.Image.Image | PathLike
+Held = TypeVar("Held", np.ndarray, Tensor, PIL.Image.Image)
+"""A picture in memory: what comes back is of the same kind."""
+Named = TypeVar("Named", bound=PathLike)
+"""A picture in a file: what comes back is an array."""
+Pictures = Callable[[float, int | None], None]
+"""Called with the pictures that are done, a part of one among them, and of how many; None: they have no length."""
 
 
+class How(TypedDict, total=False):
+    """The parameters of `restore` behind `task`."""
+
+    sigma: float | None
+    pattern: str
+    model: str | Path | Restorer | None
+    options: Options
+    guarded: bool
+
+
+@overload
+def restore(image: Held, task: str = ..., **how: Unpack[How]) -> Held: ...
+@overload
+def restore(image: PathLike, task: str = ..., **how: Unpack[How]) -> np.ndarray: ...
+@overload
+def restore(image: list[Held] | tuple[Held, ...], task: str = ..., **how: Unpack[How]) -> list[Held]: ...
+@overload
+def restore(image: list[Named] | tuple[Named, ...], task: str = ..., **how: Unpack[How]) -> list[np.ndarray]: ...
 def restore(
-    image: np.ndarray | Tensor | PIL.Image.Image | PathLike,
+    image: Picture | Sequence[Picture],
     task: str = "denoise",
     *,
     sigma: float | None = None,
@@ -36,46 +68,138 @@ def restore(
     options: Options = Options(),
     guarded: bool = False,
 ) -> Any:
-    """Restore one image in memory; what comes in as an array, a tensor or a PIL image goes out as one.
+    """Restore a picture, or several; what comes in as an array, a tensor or a PIL image goes out as one.
 
     Args:
         image: NumPy array (H, W), (H, W, 1) or (H, W, 3), uint8, uint16 (0-65535) or float in [0, 1]; or torch tensor
-            (1, H, W) or (3, H, W), float in [0, 1]; or a PIL image (gray, RGB, palette, with or without alpha, 16-bit
-            gray), whose alpha passes through; or the path of a file. It is not changed.
+            (1, H, W) or (3, H, W), float in [0, 1], or a batch of these, (B, 1 or 3, H, W); or a PIL image (gray, RGB,
+            palette, with or without alpha, 16-bit gray), whose alpha passes through; or the path of a file; or a list
+            or tuple of such pictures, each of its own size and kind. It is not changed.
         task: 'denoise', 'real', 'dejpeg' or 'demosaic'.
-        sigma: noise level on the 0-255 scale whatever the dtype; None: estimated. Only for 'denoise' and 'real'.
+        sigma: noise level on the 0-255 scale whatever the dtype; None: estimated, of each picture. Only for 'denoise'
+            and 'real'.
         pattern: Bayer pattern of a mosaic, read from the top left: 'RGGB', 'BGGR', 'GRBG' or 'GBRG'.
         model: a name, a path, or what `load_model` returned (then `options` is not used).
         guarded: find out what the picture needs as the commands do, and leave alone what needs nothing: a picture
             without noise, where it is estimated, or without JPEG blocks; a page, a drawing, a dither. The task can be
             'restore' then.
 
-    Returns the same kind, dtype and range, clipped to it; (H, W, 3) or (3, H, W) for demosaicing. A path gives an
-    array (H, W, 1) or (H, W, 3), upright, of the file's type (uint8, uint16, float16, float32; floats with the file's
-    values), with alpha as one channel more.
-    Raises UsageError for NaN, wrong shapes or ranges, batches and other types; ImageError for a file that cannot be
-    read, or a PIL image that is closed, damaged or truncated.
+    Returns the same kind, dtype and range, clipped to it; (..., H, W, 3) or (..., 3, H, W) for demosaicing; of a list
+    or tuple a list. A PIL image keeps its `info`: EXIF, ICC profile, resolution and the rest, which `save` takes. A
+    path gives an array (H, W, 1) or (H, W, 3), upright, of the file's type (uint8, uint16, float16, float32; floats
+    with the file's values), with alpha as one channel more.
+    Raises UsageError for NaN, wrong shapes or ranges and other types, ImageError for a file that cannot be read, or a
+    PIL image that is closed, damaged or truncated. Of several pictures the first error ends it, and says whose it is.
     """
-    _check_types(task, pattern, model, options)
-    if sigma is not None:
-        check_sigma(sigma)
-    check_pattern(pattern)
-    if guarded and task not in (*TASKS, "restore"):
-        raise unknown("task", task, (*TASKS, "restore"))
-    picture = _picture(image)
-    case = case_of(picture, task, pattern)
-    if guarded:
-        pixels = _guarded(case, task, sigma, pattern, model, options)
-    else:
-        if isinstance(model, Restorer):
-            restorer = model
-            check_task(restorer.config.task, task, restorer.name)
+    one = _Restoring(task, sigma, pattern, model, options, guarded)
+    if isinstance(image, (list, tuple)):
+        return [_numbered(one, number, each) for number, each in enumerate(image)]
+    if isinstance(image, Tensor) and image.ndim == 4 and image.layout == torch.strided and len(image):
+        return torch.stack([_numbered(one, number, each) for number, each in enumerate(image)])
+    return one(image)
+
+
+@overload
+def restore_iter(
+    images: Iterable[Held], task: str = ..., *, progress: Pictures = ..., **how: Unpack[How]
+) -> Iterator[Held]: ...
+@overload
+def restore_iter(
+    images: Iterable[Named], task: str = ..., *, progress: Pictures = ..., **how: Unpack[How]
+) -> Iterator[np.ndarray]: ...
+def restore_iter(
+    images: Iterable[Picture],
+    task: str = "denoise",
+    *,
+    sigma: float | None = None,
+    pattern: str = DEFAULT_PATTERN,
+    model: str | Path | Restorer | None = None,
+    options: Options = Options(),
+    guarded: bool = False,
+    progress: Pictures = lambda done, total: None,
+) -> Iterator[Any]:
+    """Restore pictures one after the other: each is taken when the one before was, so there may be any number.
+
+    images: whatever can be iterated over, a generator too; of what, and the other parameters, as for `restore`.
+    progress: called with the pictures that are done, 2.5 in the middle of the third, and of how many; None where
+        `images` has no length.
+
+    Raises what `restore` raises: parameters at once, a picture's own error when it comes to it.
+    """
+    one = _Restoring(task, sigma, pattern, model, options, guarded)
+    if isinstance(images, (str, os.PathLike)) or not isinstance(images, Iterable):
+        raise UsageError(f"`images` is a {type(images).__name__}: give a list, or whatever gives picture after picture")
+    return _one_by_one(one, images, len(images) if isinstance(images, Sized) else None, progress)
+
+
+def _one_by_one(one: _Restoring, images: Iterable[Picture], total: int | None, progress: Pictures) -> Iterator[Any]:
+    progress(0, total)
+    for number, image in enumerate(images):
+
+        def tick(done: int, of: int, before: int = number) -> None:
+            progress(before + done / of, total)
+
+        restored = _numbered(one, number, image, tick)
+        progress(number + 1, total)
+        yield restored
+
+
+def _numbered(one: _Restoring, number: int, image: object, progress: Tick | None = None) -> Any:
+    try:
+        return one(image, progress)
+    except DaglError as error:
+        raise type(error)(f"image[{number}]: {error}") from error
+
+
+@dataclass(frozen=True)
+class _Restoring:
+    """`restore` for one picture after the other; each model is loaded once. Raises UsageError."""
+
+    task: str
+    sigma: float | None
+    pattern: str
+    model: str | Path | Restorer | None
+    options: Options
+    guarded: bool
+
+    def __post_init__(self) -> None:
+        _check_types(self.task, self.pattern, self.model, self.options)
+        if self.sigma is not None:
+            check_sigma(self.sigma)
+        check_pattern(self.pattern)
+        if self.guarded and self.task not in (*TASKS, "restore"):
+            raise unknown("task", self.task, (*TASKS, "restore"))
+
+    def __call__(self, image: object, progress: Tick | None = None) -> Any:
+        picture = _picture(image)
+        case = case_of(picture, self.task, self.pattern)
+        if self.guarded:
+            pixels = self._guard.treated(case, progress)[1].pixels.clip(0, 1)
         else:
-            restorer = load_model(task, case.pixels.shape[-1], model=model, options=options)
-        if sigma is None and restorer.config.noise_map:
-            sigma = _estimated(case.seen(), task)
-        pixels = replace(case, pixels=run(restorer, case.pixels, sigma, pattern)).result().pixels
-    return _as_given(pixels, picture, image)
+            restorer = self._restorer(case.pixels.shape[-1])
+            sigma = self.sigma
+            if sigma is None and restorer.config.noise_map:
+                sigma = _estimated(case.seen(), self.task)
+            restored = run(restorer, case.pixels, sigma, self.pattern, progress)
+            pixels = replace(case, pixels=restored).result().pixels
+        return _as_given(pixels, picture, image)
+
+    @functools.cached_property
+    def _guard(self) -> PictureRestorer:
+        """What the commands do."""
+        named = None if self.model is None or isinstance(self.model, Restorer) else str(self.model)
+        restorer = PictureRestorer(self.task, model=named, sigma=self.sigma, pattern=self.pattern, options=self.options)
+        if isinstance(self.model, Restorer):
+            restorer.use(self.model)
+        return restorer
+
+    @functools.cached_property
+    def _restorer(self) -> Callable[[int], Restorer]:
+        """The model for gray (1) or colour (3) pictures."""
+        if isinstance(given := self.model, Restorer):
+            check_task(given.config.task, self.task, given.name)
+            return lambda channels: given
+        return functools.cache(functools.partial(load_model, self.task, model=given, options=self.options))
 
 
 def _check_types(task: object, pattern: object, model: object, options: object) -> None:
@@ -88,17 +212,6 @@ def _check_types(task: object, pattern: object, model: object, options: object) 
     ):
         if not isinstance(value, kinds):
             raise UsageError(f"`{name}` is of type {type(value).__name__}: give {wanted}")
-
-
-def _guarded(
-    case: Case, task: str, sigma: float | None, pattern: str, model: str | Path | Restorer | None, options: Options
-) -> np.ndarray:
-    """(H, W, C) as the commands would make it."""
-    named = None if model is None or isinstance(model, Restorer) else str(model)
-    restorer = PictureRestorer(task, model=named, sigma=sigma, pattern=pattern, options=options)
-    if isinstance(model, Restorer):
-        restorer.use(model)
-    return restorer.treated(case)[1].pixels.clip(0, 1)
 
 
 def _estimated(pixels: np.ndarray, task: str) -> float:
@@ -116,7 +229,7 @@ def _picture(image: object) -> images.Image:
     if isinstance(image, PIL.Image.Image):
         return _of_pil(image)
     if not isinstance(image, (np.ndarray, Tensor)):
-        kinds = "a NumPy array, a torch tensor, a PIL image or a path, one picture at a time"
+        kinds = "a NumPy array, a torch tensor, a PIL image or a path, or a list of them"
         raise UsageError(f"`image` is a {type(image).__name__}: give {kinds}")
     if isinstance(image, Tensor) and (image.layout != torch.strided or image.is_nested or image.is_meta):
         raise UsageError("a tensor must be dense and hold its values: not sparse (`to_dense()`), nested or on 'meta'")
@@ -124,14 +237,13 @@ def _picture(image: object) -> images.Image:
     if 0 in shape:
         raise UsageError(f"an image of shape {shape} has no pixels")
     if isinstance(image, Tensor):
-        if len(shape) == 4:
-            raise UsageError(f"a tensor must be (1, H, W) or (3, H, W), not {shape}: give one picture at a time")
         if len(shape) != 3 or shape[0] not in (1, 3) or not image.is_floating_point():
-            raise UsageError(f"a tensor must be (1, H, W) or (3, H, W) of floats, not {shape} of {image.dtype}")
+            remedy = ": take alpha off first" if len(shape) == 3 and shape[0] in (2, 4) else ""
+            raise UsageError(f"a tensor must be (1, H, W) or (3, H, W) of floats, not {shape} of {image.dtype}{remedy}")
         pixels = image.detach().to("cpu", torch.float32).permute(1, 2, 0).numpy()
     else:
         if len(shape) not in (2, 3) or (*shape, 1)[2] not in (1, 3):
-            remedy = "take alpha off first" if len(shape) == 3 else "give one picture at a time"
+            remedy = "take alpha off first" if len(shape) == 3 else "give several as a list"
             raise UsageError(f"an array must be (H, W), (H, W, 1) or (H, W, 3), not {shape}: {remedy}")
         top = RANGES.get(image.dtype.name)
         if top is None and not np.issubdtype(image.dtype, np.floating):
@@ -178,4 +290,20 @@ def _as_given(pixels: np.ndarray, picture: images.Image, image: object) -> Any:
         return levels
     if levels.dtype == np.uint16 and levels.shape[-1] == 3:
         raise UsageError("PIL has no 16-bit RGB: give the mosaic as an array")
-    return PIL.Image.fromarray(levels[..., 0] if levels.shape[-1] == 1 else levels)
+    return _with_info(PIL.Image.fromarray(levels[..., 0] if levels.shape[-1] == 1 else levels), image)
+
+
+def _with_info(result: PIL.Image.Image, image: PIL.Image.Image) -> PIL.Image.Image:
+    """With what is known of the image besides its pixels, as far as it is true of the result."""
+    # a keyed colour became alpha, and what is told by its number in a palette is told no longer
+    gone = {"transparency", "background"} if image.mode == "P" else {"transparency"}
+    result.info |= {key: value for key, value in image.info.items() if key not in gone}
+    if "exif" not in image.info and hasattr(image, "tag_v2"):  # a TIFF has it among its tags
+        exif = PIL.Image.Exif()
+        exif.load(image.getexif().tobytes())
+        for tag in set(exif) - EXIF_TAGS:
+            del exif[tag]
+        result.info["exif"] = exif.tobytes()
+    if len(image.getbands()) < 3 <= len(result.getbands()) and image.mode != "P":  # a mosaic: now it has colours
+        result.info.pop("icc_profile", None)
+    return result

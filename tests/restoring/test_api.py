@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
 import torch
-from helpers import dagl, tiny
+from helpers import dagl, picture, tiny
 
 import dagl_cli
-from dagl_cli import DaglError, ImageError, UsageError, images, restore
+from dagl_cli import DaglError, ImageError, UsageError, images, restore, restore_iter
 from dagl_cli.config import Options
 from dagl_cli.restoring import estimate
 from dagl_cli.restoring.estimate import jpeg_blockiness
@@ -71,13 +73,14 @@ def test_paths_give_the_levels_of_the_file(kind: type) -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    [None, 3, [1, 2], [np.zeros((4, 4))], (np.zeros((4, 4)),), b"bytes", np.zeros((2, 4, 4, 3)),
-     torch.zeros(2, 3, 4, 4), PIL.Image.new("CMYK", (4, 4)), PIL.Image.new("F", (4, 4)), PIL.Image.new("L", (0, 4))],
+    [None, 3, [1, 2], [[np.zeros((4, 4))]], {"a": 1}, b"bytes", np.zeros((2, 4, 4, 3)), torch.zeros(0, 3, 4, 4),
+     torch.zeros(1, 2, 3, 4, 4), PIL.Image.new("CMYK", (4, 4)), PIL.Image.new("F", (4, 4)),
+     PIL.Image.new("L", (0, 4))],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
-def test_what_is_no_single_picture_is_a_dagl_error(bad: object) -> None:
+def test_what_is_no_picture_is_a_dagl_error(bad: Any) -> None:
     with pytest.raises(UsageError):
-        restore(bad, "dejpeg")  # type: ignore[arg-type]
+        restore(bad, "dejpeg")
     assert issubclass(UsageError, DaglError)
 
 
@@ -102,12 +105,98 @@ def test_tensors_without_their_pixels_are_usage_errors(tensor: torch.Tensor) -> 
         restore(tensor, "dejpeg")
 
 
-@pytest.mark.parametrize("batch", [np.zeros((2, 64, 96, 3)), torch.zeros(2, 3, 64, 96)])
-def test_of_a_batch_one_picture_at_a_time_is_asked_for(batch: object) -> None:
-    with pytest.raises(UsageError, match="give one picture at a time"):
-        restore(batch, "dejpeg")  # type: ignore[arg-type]
+def test_lists_and_batches_are_restored_picture_by_picture() -> None:
+    levels = [np.full(shape, 100, np.uint8) for shape in ((9, 12, 3), (16, 8, 3))]
+    PIL.Image.fromarray(levels[0]).save("a.png")
+    model = adding(10, 3)
+    for given in (levels, tuple(map(PIL.Image.fromarray, levels))):
+        results = restore(given, "dejpeg", model=model)
+        assert [type(r) for r in results] == [type(g) if isinstance(g, np.ndarray) else PIL.Image.Image for g in given]
+        for result, before in zip(results, levels, strict=True):
+            assert np.array_equal(np.asarray(result), before + 10)
+    assert np.array_equal(restore(["a.png"], "dejpeg", model=model)[0], levels[0] + 10)
+    assert restore([], "dejpeg") == []
+    batch = torch.rand(2, 3, 9, 12, dtype=torch.float64) / 2
+    result = restore(batch, "dejpeg", model=model)
+    assert (result.shape, result.dtype) == (batch.shape, batch.dtype)
+    torch.testing.assert_close(result, batch + 10 / 255, atol=1e-6, rtol=0)
+    mosaics = restore(torch.rand(2, 1, 8, 8), "demosaic")
+    assert mosaics.shape == (2, 3, 8, 8)
+
+
+def test_what_is_wrong_in_a_batch_is_numbered() -> None:
+    for channels, remedy in ((5, r"of torch\.float32\Z"), (4, "take alpha off first")):
+        with pytest.raises(UsageError, match=rf"^image\[0\]: .*{remedy}"):
+            restore(torch.zeros(2, channels, 8, 8), "dejpeg")
+    good = np.zeros((16, 16, 3), np.uint8)
+    with pytest.raises(UsageError, match=r"^image\[1\]: .*take alpha off first"):
+        restore([good, np.zeros((16, 16, 4), np.uint8)], "dejpeg")
+    with pytest.raises(ImageError, match=r"^image\[1\]: cannot read no\.png"):
+        restore([picture("a.png"), Path("no.png")], "dejpeg")
+    with pytest.raises(UsageError, match="give several as a list"):
+        restore(np.zeros((2, 64, 96, 3)), "dejpeg")
     with pytest.raises(UsageError, match="take alpha off first"):
         restore(np.zeros((64, 96, 4)), "dejpeg")
+
+
+def test_pictures_one_after_the_other_with_progress() -> None:
+    told: list[tuple[float, int | None]] = []
+    taken: list[int] = []
+
+    def pictures() -> Iterator[np.ndarray]:
+        for number in range(3):
+            taken.append(number)
+            yield np.full((100, 70, 3), 100, np.uint8) if number < 2 else np.zeros((4, 4, 4))
+
+    model = Restorer(tiny("dejpeg", 3, 10 / 255, graph=False), Options("cpu", tile=64))
+    results = restore_iter(pictures(), "dejpeg", model=model, progress=lambda *seen: told.append(seen))
+    assert taken == [], "nothing is done before it is asked for"
+    assert next(results)[0, 0].tolist() == [110] * 3
+    assert taken == [0]
+    assert (told[0], told[-1]) == ((0, None), (1, None))
+    assert 0 < told[1][0] < 1, "tiles count"
+    assert next(results).shape == (100, 70, 3)
+    with pytest.raises(UsageError, match=r"^image\[2\]: .*take alpha off first"):
+        next(results)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    listed = [np.zeros((8, 8), np.uint8)] * 2
+    told.clear()
+    assert len(list(restore_iter(listed, "dejpeg", guarded=True, progress=lambda *seen: told.append(seen)))) == 2
+    assert {total for _, total in told} == {2}
+    bad: Any
+    for bad in ("a.png", Path("a.png"), 3):
+        with pytest.raises(UsageError, match="`images` is a"):
+            restore_iter(bad)
+    with pytest.raises(UsageError, match="`sigma` 99"):  # at once
+        restore_iter(listed, sigma=99)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp"])
+def test_pil_images_keep_what_is_known_of_them(suffix: str) -> None:
+    exif = PIL.Image.Exif()
+    exif[271], exif[274] = "Camera", 6
+    profile = images.srgb_profile()
+    pixels = np.random.default_rng(0).integers(0, 200, (9, 12, 3), np.uint8)
+    PIL.Image.fromarray(pixels).save(f"in.{suffix}", exif=exif, icc_profile=profile, dpi=(300, 300))
+    with PIL.Image.open(f"in.{suffix}") as image:
+        image.load()
+        before = dict(image.info)
+        result = restore(image, "dejpeg", model=adding(10, 3))
+        assert image.info == before
+    result.save("out.png", exif=result.info["exif"])
+    with PIL.Image.open("out.png") as again:
+        assert dict(again.getexif()) == {271: "Camera"} | ({} if suffix == "tif" else {274: 6})  # Pillow turns TIFFs
+        assert again.info["icc_profile"] == profile
+    assert before.items() <= result.info.items()
+
+
+def test_what_is_no_longer_true_is_not_kept() -> None:
+    palette = PIL.Image.fromarray(np.eye(12, dtype=np.uint8)).convert("P")
+    palette.info |= {"transparency": 1, "background": 1, "comment": b"kept"}
+    assert restore(palette, "dejpeg").info == {"comment": b"kept"}
+    mosaic = PIL.Image.fromarray(np.eye(12, dtype=np.uint8) * 99)
+    mosaic.info |= {"icc_profile": b"of gray", "dpi": (300, 300)}
+    assert restore(mosaic, "demosaic").info == {"dpi": (300, 300)}
 
 
 @pytest.mark.parametrize(
@@ -117,9 +206,9 @@ def test_of_a_batch_one_picture_at_a_time_is_asked_for(batch: object) -> None:
      ("model", 3), ("model", b"lite"), ("model", torch.nn.Identity()), ("options", {"device": "cpu"})],
 )  # fmt: skip
 @pytest.mark.parametrize("guarded", [False, True])
-def test_parameters_of_other_types_are_named(name: str, value: object, guarded: bool) -> None:
+def test_parameters_of_other_types_are_named(name: str, value: Any, guarded: bool) -> None:
     with pytest.raises(UsageError, match=rf"^`{name}` .+\Z"):
-        restore(np.zeros((16, 16)), guarded=guarded, **{name: value})  # type: ignore[arg-type]
+        restore(np.zeros((16, 16)), guarded=guarded, **{name: value})
 
 
 @pytest.mark.parametrize("task", ["denoise", "dejpeg", "restore"])

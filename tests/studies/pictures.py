@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,8 +51,8 @@ def pairs() -> dict[str, tuple[np.ndarray | None, np.ndarray, np.ndarray]]:
     camera = photograph("osprey-noisy.png")[160:352, 160:352]
     options = dagl_cli.Options(device="cpu", precision="fp32")
 
-    def restored(pixels: np.ndarray, task: str, **more: float | str) -> np.ndarray:
-        return np.asarray(dagl_cli.restore(pixels, task, options=options, **more))  # type: ignore[arg-type]
+    def restored(pixels: np.ndarray, task: str, **more: Any) -> np.ndarray:
+        return dagl_cli.restore(pixels, task, options=options, **more)
 
     return {
         "denoise": (clean, noisy, restored(noisy, "denoise", sigma=25)),
