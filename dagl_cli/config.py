@@ -22,6 +22,7 @@ PAPER_PATTERN = "GRBG"
 """Row 0: G R; row 1: B G (Table 4, the released mosaics)."""
 DEFAULT_PATTERN = "RGGB"
 """Of the mosaics that users bring: most cameras' pattern."""
+DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 TILINGS = ("blend", "whole", "chop")
 

@@ -25,13 +25,21 @@ def is_windows() -> bool:
     return os.name == "nt"
 
 
-def _may_mount() -> bool:
+def may_mount() -> bool:
     """Whether this process may bind a folder to itself."""
     with tempfile.TemporaryDirectory() as folder:
         if subprocess.run(["mount", "--bind", folder, folder], capture_output=True).returncode:
             return False
         subprocess.run(["umount", folder], check=True)
     return True
+
+
+def container_engine() -> str | None:
+    """docker or podman, if one is here and works."""
+    for name in ("docker", "podman"):
+        if shutil.which(name) and subprocess.run([name, "info"], capture_output=True).returncode == 0:
+            return name
+    return None
 
 
 def _version(package: str) -> tuple[int, ...]:
@@ -44,7 +52,9 @@ ALLOWED: dict[str, Callable[[], bool]] = {
     r"no (named )?pipes( here)?": lambda: not hasattr(os, "mkfifo"),
     r"POSIX (permissions|signals)|locks of files that are open": is_windows,
     r"permissions do not bind root, nor Windows": lambda: is_windows() or os.geteuid() == 0,
-    r"bind mounts are not allowed here": lambda: not _may_mount(),
+    r"bind mounts are not allowed here": lambda: not may_mount(),
+    r"needs docker or podman": lambda: container_engine() is None,
+    r"needs groff": lambda: shutil.which("groff") is None,
     r"needs fork": lambda: not hasattr(os, "fork"),
     r"looks for processes in /proc": lambda: os.name == "nt" or os.uname().sysname != "Linux",
     r"needs /dev/full": lambda: not Path("/dev/full").exists(),

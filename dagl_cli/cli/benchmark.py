@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -14,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -25,11 +23,12 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from ..config import BAYER_PATTERNS, PAPER_PATTERN, Options
+from ..config import BAYER_PATTERNS, PAPER_PATTERN, TASKS, TILINGS, Options
 from ..errors import DaglError, ToleranceError, UsageError, WeightsError, unknown
 from ..measuring import datasets
 from .boundary import app, with_flags
-from .console import bars, plain, say
+from .completion import among, models
+from .console import bars, plain, say, stdout
 from .datasets import DataDir, fetch
 from .options import Json, Quiet, Running, a_path, by_environment, flat
 
@@ -54,7 +53,10 @@ class Wanted:
 
     dataset: Annotated[
         list[str] | None,
-        typer.Option(help="Test set (`dagl datasets list`), or a folder of your own clean images; repeatable."),
+        typer.Option(
+            help="Test set (`dagl datasets list`), or a folder of your own clean images; repeatable.",
+            autocompletion=among(datasets.DATASETS),
+        ),
     ] = None
     pairs: Annotated[
         tuple[str, str] | None,
@@ -69,11 +71,17 @@ class Wanted:
     gray: Annotated[bool, typer.Option("--gray", help="Measure your own images in gray.")] = False
     task: Annotated[
         str | None,
-        typer.Option(help="denoise, dejpeg, demosaic or real; default: what sets and levels imply, else denoise."),
+        typer.Option(
+            help="denoise, dejpeg, demosaic or real; default: what sets and levels imply, else denoise.",
+            autocompletion=among(TASKS),
+        ),
     ] = None
     sigma: Annotated[list[float] | None, typer.Option(help="Noise level, for denoise; repeatable.")] = None
     quality: Annotated[list[int] | None, typer.Option(help="JPEG quality, for dejpeg; repeatable.")] = None
-    pattern: Annotated[str | None, typer.Option(help="Bayer pattern, for demosaic; default: GRBG.")] = None
+    pattern: Annotated[
+        str | None,
+        typer.Option(help="Bayer pattern, for demosaic; default: GRBG.", autocompletion=among(BAYER_PATTERNS)),
+    ] = None
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first images of every set.")] = None
     seed: Annotated[
         list[int] | None,
@@ -90,6 +98,7 @@ class Measured:
         typer.Option(
             help="Weight file, folder of a run, bundled or imported name, or hub:OWNER/REPO[@REVISION][:FILE]; "
             "repeatable: the first is `ours`. Default: $DAGL_MODEL, or the best bundled.",
+            autocompletion=models,
         ),
     ] = None
     models: Annotated[
@@ -103,9 +112,15 @@ class Measured:
         ),
     ] = None
     protocol: Annotated[
-        str, typer.Option(help="paper: its chop, results as floats; practical: blended tiles, results in 8 bits.")
+        str,
+        typer.Option(
+            help="paper: its chop, results as floats; practical: blended tiles, results in 8 bits.",
+            autocompletion=among(("paper", "practical")),
+        ),
     ] = "paper"
-    tiling: Annotated[str | None, typer.Option(help="blend, chop or whole; default: the protocol's.")] = None
+    tiling: Annotated[
+        str | None, typer.Option(help="blend, chop or whole; default: the protocol's.", autocompletion=among(TILINGS))
+    ] = None
 
 
 def _file(help: str, *names: str) -> Any:
@@ -632,14 +647,14 @@ def _print(title: str, summary: tuple[list[str], list[list[str]]], notes: list[s
     for i, line in enumerate(lines):
         cells = (Text("\n".join(map(plain, cell.split("\n")))) for cell in line)
         shown.add_row(*cells, end_section=i + 1 < len(lines))
-    console = _console()
+    console = stdout()
     console.print(shown)
     for note in notes:
         console.print(plain(note), markup=False)
 
 
 def _print_certainty(means: list[str], differences: list[str]) -> None:
-    console = _console()
+    console = stdout()
     for title, lines in (
         ("Means with their 95 % interval over images", means),
         ("Gains with their 95 % interval, image by image", differences),
@@ -648,10 +663,6 @@ def _print_certainty(means: list[str], differences: list[str]) -> None:
             console.print(f"\n{title}:", markup=False)
             for line in lines:
                 console.print(f"  {plain(line)}", markup=False)
-
-
-def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
 
 
 def _draw(run: Run, path: Path) -> None:
@@ -705,7 +716,7 @@ def _table_2(
         shown = Table("method", "PSNR", "SSIM", title=f"Table 2: {published.title}", box=box.SIMPLE_HEAD)
         for name, (psnr, ssim) in published.rows[0]["methods"].items():
             shown.add_row(name, f"{psnr:.2f}", f"{ssim:.3f}")
-        Console().print(shown)
+        stdout().print(shown)
         raise UsageError("--table 2 needs --dnd: the clean images are secret, so a submission is all that can be made")
     restorer = load_model("real", 3, model=methods.of_run(model), options=options, warn=say)
     if restorer.config.channels != 3:

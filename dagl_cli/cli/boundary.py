@@ -118,7 +118,7 @@ app = group(
     "Restore images with DAGL (Dynamic Attentive Graph Learning, ICCV 2021).",
     cls=ErrorBoundary,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     epilog="Exit codes: 0 ok, 1 failed, 2 usage, 3 some files failed, 4 weights unavailable, "
     "5 benchmark below tolerance, 130 interrupted.",
 )

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from rich.text import Text
@@ -19,7 +18,7 @@ from rich.text import Text
 from ..config import MAX_PIXELS
 from ..errors import DaglError, UsageError
 from .boundary import app, with_flags
-from .console import errors, plain, say
+from .console import errors, plain, say, stdout
 from .options import Json, MaxPixels, Overwrite, Quiet, a_path
 from .plan import images_below
 
@@ -182,7 +181,7 @@ def _print(rows: list[Comparison]) -> None:
         shown.add_row("mean", *(_mean(title, values) for title, *values in columns[1:]))
         if len({row.identical for row in rows}) == 2:
             shown.caption = "Mean PSNR: of those that differ."
-    Console().print(shown)
+    stdout().print(shown)
 
 
 def _mean(column: Cell, values: list[Cell]) -> str:

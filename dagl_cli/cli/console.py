@@ -45,6 +45,17 @@ errors = Console(file=cast(IO[str], Messages()), highlight=False)
 """Progress and messages: stdout is for data and --json alone."""
 
 
+UNSEEN = 160
+"""Columns for what no terminal shows: its reader looks for whole words, such as a SHA-256."""
+
+
+def stdout() -> Console:
+    """For tables on stdout, as wide as its terminal or as COLUMNS says. Colours are those of the terminal, none with
+    NO_COLOR."""
+    told = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(width=None if told else UNSEEN, highlight=False)
+
+
 def say(line: str, style: str = "") -> None:
     """One line of message on stderr, unwrapped; markup and control characters in file names do nothing."""
     errors.print(plain(line), style=style or None, markup=False, emoji=False, soft_wrap=True)

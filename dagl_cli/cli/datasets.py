@@ -7,20 +7,25 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
 from ..errors import DaglError
 from ..measuring import datasets
 from .boundary import app, group, with_flags
-from .console import errors, plain, say
+from .completion import among
+from .console import errors, plain, say, stdout
 from .options import Json, Quiet, a_path
 
 commands = group("The paper's test sets, checked against their SHA-256.")
 app.add_typer(commands, name="datasets")
 
-Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Sets; default: all.", show_default=False)]
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[NAME]...", help="Sets; default: all.", show_default=False, autocompletion=among(datasets.DATASETS)
+    ),
+]
 DataDir = Annotated[
     Path | None,
     typer.Option(
@@ -65,7 +70,7 @@ def list_sets(data_dir: DataDir = None, as_json: Json = False) -> None:
     for row in rows:
         here = {0: "no", row["files"]: "yes"}.get(row["here"], "in part")
         table.add_row(row["name"], f"{row['bytes'] / 1e6:.0f}", here, row["note"], row["repository"])
-    Console().print(table)
+    stdout().print(table)
 
 
 @commands.command()

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from ..config import DEFAULT_PATTERN, check_pattern
+from ..config import BAYER_PATTERNS, DEFAULT_PATTERN, check_pattern
 from .boundary import app
+from .completion import among
 from .options import Inputs, Output, Restoring, Suffix, flat
 from .run import run
 
@@ -23,6 +24,7 @@ def demosaic(
         typer.Option(
             help="The first two rows from the top left: RGGB, BGGR, GRBG or GBRG. Raw files know theirs.",
             envvar="DAGL_PATTERN",
+            autocompletion=among(BAYER_PATTERNS),
         ),
     ] = DEFAULT_PATTERN,
     denoise: Annotated[bool, typer.Option("--denoise", help="Remove the camera's noise, too.")] = False,

@@ -17,8 +17,9 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from ..config import MAX_PIXELS
+from ..config import DEVICES, MAX_PIXELS, PRECISIONS
 from ..config import Options as RunOptions
+from .completion import among, models
 
 STDIO = Path("-")
 
@@ -123,11 +124,17 @@ Model = Annotated[
     typer.Option(
         help="Weight file, bundled or imported name, or hub:OWNER/REPO[@REVISION][:FILE]; default: the best bundled.",
         envvar="DAGL_MODEL",
+        autocompletion=models,
     ),
 ]
 Offline = Annotated[bool, typer.Option("--offline", envvar="DAGL_OFFLINE", help="Request nothing from the network.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", envvar="DAGL_DEVICE")]
-Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.", envvar="DAGL_PRECISION")]
+Device = Annotated[
+    str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", envvar="DAGL_DEVICE", autocompletion=among(DEVICES))
+]
+Precision = Annotated[
+    str,
+    typer.Option(help="auto, fp32, bf16 or fp16.", envvar="DAGL_PRECISION", autocompletion=among(PRECISIONS)),
+]
 Tile = Annotated[
     int | None,
     typer.Option(

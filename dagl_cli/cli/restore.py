@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from ..config import DEFAULT_PATTERN, check_pattern
+from ..config import BAYER_PATTERNS, DEFAULT_PATTERN, check_pattern
 from .boundary import app
+from .completion import among
 from .options import Chroma, Inputs, Luma, Output, Restoring, Strength, Suffix, flat
 from .run import run
 
@@ -20,7 +21,11 @@ def restore(
     suffix: Suffix = "_restored",
     pattern: Annotated[
         str,
-        typer.Option(help="Of mosaics in one channel: RGGB, BGGR, GRBG or GBRG.", envvar="DAGL_PATTERN"),
+        typer.Option(
+            help="Of mosaics in one channel: RGGB, BGGR, GRBG or GBRG.",
+            envvar="DAGL_PATTERN",
+            autocompletion=among(BAYER_PATTERNS),
+        ),
     ] = DEFAULT_PATTERN,
     strength: Strength = 1.0,
     luma: Luma = 1.0,

@@ -14,17 +14,22 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ..config import VARIANTS
+from ..config import DEVICES, TASKS, VARIANTS
 from ..errors import DaglError, UsageError
 from ..measuring.datasets import default_folder
 from ..training import library, presets
-from ..training.presets import PRESETS, TrainConfig
+from ..training.presets import CHOICES, PRESETS, TrainConfig
 from .boundary import app, with_flags
+from .completion import Completion, among, models
 from .console import errors, say
 from .datasets import fetch
 from .options import a_path, by_environment
 
 _FIELDS = {f.name: f.default for f in fields(TrainConfig)}
+_COMPLETED: dict[str, Completion] = {
+    "task": among(TASKS), "preset": among(PRESETS), "variant": among(VARIANTS), "device": among(DEVICES),
+    "data": among(library.SETS), "init_from": models,
+} | {name: among(choices) for name, choices in CHOICES.items()}  # fmt: skip
 
 
 def _option(name: str, help: str, *flags: str, envvar: str | None = None, **more: Any) -> Any:
@@ -32,7 +37,8 @@ def _option(name: str, help: str, *flags: str, envvar: str | None = None, **more
     default = _FIELDS[name]
     shown = False if default in (MISSING, None, "") else str(default)
     parser = a_path if name in ("data", "output") else None
-    return typer.Option(*flags, parser=parser, help=help, envvar=envvar, **{"show_default": shown} | more)
+    more = {"show_default": shown, "autocompletion": _COMPLETED.get(name)} | more
+    return typer.Option(*flags, parser=parser, help=help, envvar=envvar, **more)
 
 
 @app.command()

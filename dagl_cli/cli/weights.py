@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Column, Table
 from rich.text import Text
 
-from ..config import RAW_FILES
+from ..config import RAW_FILES, TASKS
 from ..errors import UsageError, WeightsError, plain, unknown
 from .boundary import app, group
-from .console import errors, say
+from .completion import among, models
+from .console import errors, say, stdout
 from .options import Json, Offline, Overwrite, Quiet, a_path
 
 if TYPE_CHECKING:
@@ -32,9 +32,18 @@ app.add_typer(commands, name="weights")
 
 Names = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[MODEL]...", help="Bundled or imported names, files, or hub:OWNER/REPO; default: bundled."),
+    typer.Argument(
+        metavar="[MODEL]...",
+        help="Bundled or imported names, files, or hub:OWNER/REPO; default: bundled.",
+        autocompletion=models,
+    ),
 ]
-Name = Annotated[str, typer.Argument(metavar="MODEL", help="Bundled or imported name, file, or hub:OWNER/REPO[:FILE].")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="Bundled or imported name, file, or hub:OWNER/REPO[:FILE].", autocompletion=models
+    ),
+]
 Results = Annotated[
     list[Path] | None,
     typer.Option("--results", parser=a_path, help="Output of `dagl benchmark --json` (may be given again)."),
@@ -114,16 +123,15 @@ def show(entries: dict[str, Entry]) -> None:
     table = Table(
         "name", "task", "colours", "network", "parameters", "licence", box=None, pad_edge=False, padding=(0, 1, 0, 0)
     )
-    for column in table.columns[:-1]:
-        column.no_wrap = True
-    table.columns[-1].min_width = 10
+    for column in table.columns:
+        column.overflow = "fold"  # in a narrow terminal too nothing is left out
     for name, e in entries.items():
         variant = f" ({e.variant})" if e.variant else ""
         add_row(
             table, name, e.task, e.colours, e.network.split(", ")[-1] + variant, f"{e.parameters:,}",
             (e.licence or "not stated").split(":")[0],
         )  # fmt: skip
-    Console().print(table)
+    stdout().print(table)
 
 
 def add_row(table: Table, *cells: str) -> None:
@@ -155,7 +163,7 @@ def info(model: Name, as_json: Json = False, offline: Offline = False) -> None:
     ):  # fmt: skip
         if value:
             add_row(table, key, value)
-    Console().print(table)
+    stdout().print(table)
 
 
 @commands.command()
@@ -261,7 +269,12 @@ def download(
 
 @commands.command("import")
 def import_weights(
-    task: Annotated[str, typer.Option(help="denoise, real, dejpeg or demosaic: which of the authors' models.")],
+    task: Annotated[
+        str,
+        typer.Option(
+            help="denoise, real, dejpeg or demosaic: which of the authors' models.", autocompletion=among(TASKS)
+        ),
+    ],
     source: Annotated[
         Path | None,
         typer.Argument(metavar="[FILE]", parser=a_path, help="Checkpoint (.pt), or a copy of the authors' archive "
@@ -285,7 +298,6 @@ def import_weights(
     The checkpoint is read as plain tensors, and nothing in it is run. The conversion is strict, and the written file
     is proven to give the same output on a test image.
     """
-    from ..config import TASKS
     from ..store import weights
 
     if task not in TASKS:
@@ -332,7 +344,10 @@ def say_unused(rows: list[Result], made: Manifest) -> None:
 def export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", parser=a_path, help="Folder to write.")],
     models: Annotated[
-        list[str] | None, typer.Option("--model", help="Name or file (may be given again); default: the bundled ones.")
+        list[str] | None,
+        typer.Option(
+            "--model", help="Name or file (may be given again); default: the bundled ones.", autocompletion=models
+        ),
     ] = None,
     results: Results = None,
     onnx: Annotated[

@@ -1,0 +1,24 @@
+"""What a shell completes of the values of options: names from tables, and of what is here. Loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+Completion = Callable[[str], list[str]]
+"""What has been typed of a value -> the values that begin so."""
+
+
+def among(values: Iterable[str]) -> Completion:
+    """Completes one of these."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [value for value in values if value.startswith(incomplete)]
+
+    return complete
+
+
+def models(incomplete: str) -> list[str]:
+    """The bundled and the imported models; of files the shell knows itself."""
+    from ..store import weights
+
+    return among([path.stem for path in (*weights.bundled(), *weights.imported())])(incomplete)
