@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -197,7 +196,7 @@ class PictureRestorer:
         try:
             path = find_model(task, channels, model, offline=True)
         except WeightsError:
-            on_hub = (model or "").startswith("hub:") or "DAGL_HUB_REPO" in os.environ
+            on_hub = (model or "").startswith("hub:") or weights.repository() is not None
             if self.options.offline or not on_hub:
                 raise
             return model_config("lite", task, max(channels, min(TASKS[task].channels))), str(model)

@@ -272,7 +272,8 @@ def _explain(error: Exception, spec: Spec, offline: bool) -> str:
                 f"not in the Hub's cache, and dagl is offline: run `dagl weights download {whole}` once with a network"
             )
         case errors.EntryNotFoundError() if not isinstance(error, errors.LocalEntryNotFoundError):
-            return f"no such file in the repository: {page}/tree/{spec.revision} shows what there is"
+            theirs = ", so it holds no weights of dagl" if spec.file == "manifest.json" else ""
+            return f"no such file in the repository{theirs}: {page}/tree/{spec.revision} shows what there is"
         case errors.HFValidationError():
             return "no valid name of a repository: write hub:OWNER/REPO"
         case errors.HfHubHTTPError() if status in (401, 403):

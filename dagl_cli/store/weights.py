@@ -102,17 +102,21 @@ def resolve(
     where = f"`model` {model}" if model else f"no bundled model for {task} with {channels} channel(s)"
     what = "a folder, give a file in it" if model and os.path.isdir(model) else "no such file or bundled model"
     unknown = f"{where}: {what} (bundled: {names}{more and '; imported: '}{more[2:]})"
-    repository = os.environ.get("DAGL_HUB_REPO") or hub.REPOSITORY
-    if repository and re.fullmatch(hub.NAME, name):
+    if (published := repository()) and re.fullmatch(hub.NAME, name):
         try:
-            spec = replace(hub.parse(f"hub:{repository}"), file=f"{name}.safetensors")
+            spec = replace(hub.parse(f"hub:{published}"), file=f"{name}.safetensors")
         except UsageError:
-            raise UsageError(f"DAGL_HUB_REPO is '{repository}': write OWNER/REPO or OWNER/REPO@REVISION") from None
+            raise UsageError(f"DAGL_HUB_REPO is '{published}': write OWNER/REPO or OWNER/REPO@REVISION") from None
         try:
             return from_hub(spec, task, channels, offline=offline, progress=progress)
         except WeightsError as error:
-            raise WeightsError(f"{unknown}, and from DAGL_HUB_REPO: {error}") from None
+            raise WeightsError(f"{unknown}, and on the Hub: {error}") from None
     raise WeightsError(unknown)
+
+
+def repository() -> str | None:
+    """OWNER/REPO[@REVISION] that names belong to which are neither bundled nor imported, if there is one."""
+    return os.environ.get("DAGL_HUB_REPO") or hub.REPOSITORY
 
 
 def find(model: str) -> Path | None:
@@ -356,7 +360,9 @@ def _contents(path: Path) -> _Contents:
         theirs = path.suffix in (".pt", ".pth")
         remedy = "`dagl weights import` converts the authors' checkpoints" if theirs else AGAIN
         raise WeightsError(f"{path}: not a readable safetensors file ({one_line(error)}); {remedy}") from None
-    if metadata.get("format") != FORMAT:
+    if (found := metadata.get("format", "")) != FORMAT and found.startswith(FORMAT.rstrip("1")):
+        raise WeightsError(f"{path}: of another version of dagl ({found}, not {FORMAT}): install a newer dagl")
+    if found != FORMAT:
         raise WeightsError(
             f"{path}: not a dagl weight file (its metadata lacks format {FORMAT}): give one that `dagl train` or "
             "`dagl weights import` wrote"

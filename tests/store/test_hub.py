@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
-from helpers import ROOT, saved, tiny
+from helpers import ROOT, picture, saved, tiny
 from local_hub import COMMIT, LIES, Hub, client, environment, outcomes
+from PIL import Image
 
 from dagl_cli.errors import UsageError
 from dagl_cli.store import card, hub
@@ -78,7 +81,7 @@ FAULTS = {
     "hub:faults/bomb": "the Hub sends more than it said",
     "hub:good/nested": "nested more than 32 deep",
     "hub:faults/portal": "does not answer as a Hub does: check HF_ENDPOINT, the proxy",
-    "hub:good/empty": "no such file in the repository",
+    "hub:good/empty": "no such file in the repository, so it holds no weights of dagl: ",
     "hub:good/odd": "not a manifest of dagl weights",
     "hub:good/model:other.safetensors": "no other.safetensors in its manifest: choose one of denoise-color.safetensors",
     "hub:-a/b": "write hub:OWNER/REPO",
@@ -225,6 +228,52 @@ def dagl(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[st
         [sys.executable, "-m", "dagl_cli", *arguments], env=env, text=True, capture_output=True, check=False,
         cwd=ROOT,
     )  # fmt: skip
+
+
+RUN = """
+import sys
+from dagl_cli.cli import main
+from dagl_cli.store import hub
+hub.REPOSITORY = sys.argv.pop(1)  # as if it were published
+main()
+"""
+
+
+def test_names_that_are_not_bundled_come_from_the_one_repository(server: Hub, published: Path, tmp_path: Path) -> None:
+    """As it will be once the constant names a repository: a fresh cache, a first run, a second one offline."""
+    assert hub.REPOSITORY is None or re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}", hub.REPOSITORY), "pinned to a commit"
+    server.add("me/published", published)
+    server.files["me/published"] = {
+        key.replace("denoise-gray", "small"): value.replace(b"denoise-gray", b"small")
+        if key == "manifest.json"
+        else value
+        for key, value in server.files["me/published"].items()
+    }
+    picture(tmp_path / "in.png", size=(16, 16))
+
+    def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", RUN, f"me/published@{COMMIT}", *arguments]
+        env = environment(tmp_path / "cache", server.url, PYTHONPATH=str(ROOT), **more)
+        return subprocess.run(command, env=env, cwd=tmp_path, text=True, capture_output=True, check=False)
+
+    early = run("weights", "path", "small", "--offline")
+    assert early.returncode == 4
+    assert f"run `dagl weights download hub:me/published@{COMMIT}` once" in early.stderr
+    assert server.requests == []
+    first = run("denoise", "--model", "small", "in.png", "1.png")
+    assert first.returncode == 0, first.stderr
+    assert "fetching small.safetensors from the Hub" in first.stderr
+    server.requests.clear()
+    second = run("denoise", "--model", "small", "--sigma", "25", "in.png", "2.png", HF_HUB_OFFLINE="1")
+    assert second.returncode == 0, second.stderr
+    with Image.open(tmp_path / "2.png") as restored:
+        assert np.asarray(restored).mean() == 164, "the published network adds a quarter"
+    assert server.requests == []
+    missing = run("weights", "path", "gone")
+    assert (missing.returncode, missing.stderr.count("\n")) == (4, 1)
+    assert "no such file or bundled model" in missing.stderr
+    assert "and on the Hub: hub:me/published" in missing.stderr
+    assert "choose one of denoise-color.safetensors, small.safetensors" in missing.stderr
 
 
 def test_the_download_command(server: Hub, tmp_path: Path) -> None:

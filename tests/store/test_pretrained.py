@@ -10,12 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from helpers import ROOT, saved, tiny
 from local_hub import COMMIT, TOKEN, Hub, environment
+from safetensors import safe_open
 
 from dagl_cli import DAGL
-from dagl_cli.config import GRAPHS
+from dagl_cli.config import GRAPHS, VARIANTS, model_config
 from dagl_cli.errors import WeightsError
 from dagl_cli.store import weights
 
@@ -128,13 +130,68 @@ def test_what_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         DAGL.from_pretrained("google/vit-base", local_files_only=True)
 
 
+def test_weights_of_others_and_of_other_versions(tmp_path: Path) -> None:
+    good = saved(tmp_path / "good.safetensors", tiny())
+    content = safetensors.torch.load_file(good)
+    with safe_open(good, "pt") as file:
+        metadata = dict(file.metadata())
+    config = json.loads(metadata["config"])
+    for changes, expected in (
+        ({"format": "pt"}, "not a dagl weight file"),
+        ({"format": "dagl-2"}, r"of another version of dagl \(dagl-2, not dagl-1\): install a newer dagl"),
+        ({"config": json.dumps(config | {"window_shift": 4})}, "has unknown settings: window_shift"),
+    ):
+        folder = tmp_path / str(len(expected))
+        folder.mkdir()
+        safetensors.torch.save_file(content, folder / "model.safetensors", {**metadata, **changes})
+        (folder / "config.json").write_text('{"architectures": ["ViTModel"], "hidden_size": 768}')
+        with pytest.raises(WeightsError, match=expected) as caught:
+            DAGL.from_pretrained(folder)
+        assert "\n" not in str(caught.value)
+    (tmp_path / "config.json").write_text('{"library_name": "dagl", "models": {"good": {"depth": 3}}, "what": 1}')
+    assert DAGL.from_pretrained(tmp_path).config.to_dict() == config, "a weight file knows its own configuration"
+
+
+def small(variant: str) -> DAGL:
+    """A variant with as few blocks, stages, heads and features as it can have, whose layers all have a say."""
+    config = replace(model_config(variant, "denoise", 1), features=8, head_features=2, embedding=4, blocks=2)
+    fewest = {name: min(1, getattr(config, name)) for name in ("stages", "heads", "stage_blocks", "outer_blocks")}
+    torch.manual_seed(0)
+    model = DAGL(replace(config, **fewest)).eval()
+    for name, weight in model.named_parameters():
+        if name.endswith("conv_out.weight"):
+            torch.nn.init.normal_(weight, std=0.1)
+    return model
+
+
+INPUTS = (torch.rand(1, 1, 24, 32, generator=torch.Generator().manual_seed(0)), torch.tensor([25.0]))
+ALSO = ("paper", "equations", "no-knn", "no-attention", "nonlocal")
+"""Graphs that no variant has."""
+
+
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # of torch itself
-@pytest.mark.parametrize("graph", [*GRAPHS, None])
-def test_torch_export(graph: str | None) -> None:
-    config = tiny(graph=graph is not None).config
-    model = DAGL(replace(config, graph=graph or config.graph)).eval()
-    torch.nn.init.normal_(model.conv_out.weight, std=0.1)
-    inputs = (torch.rand(1, 1, 32, 40), torch.tensor([25.0]))
+@pytest.mark.parametrize("name", [*VARIANTS, *(f"half with {graph}" for graph in ALSO)])
+def test_torch_export(name: str) -> None:
+    variant, _, graph = name.partition(" with ")
+    model = small(variant)
+    if graph:
+        model = DAGL(replace(model.config, graph=graph)).eval()
     with torch.no_grad():
-        exported = torch.export.export(model, inputs)
-        torch.testing.assert_close(exported.module()(*inputs), model(*inputs))
+        exported = torch.export.export(model, INPUTS)
+        torch.testing.assert_close(exported.module()(*INPUTS), model(*INPUTS))
+
+
+def test_every_graph_is_exported() -> None:
+    assert {variant.graph for variant in VARIANTS.values()} | set(ALSO) == set(GRAPHS)
+
+
+@pytest.mark.parametrize("variant", [name for name, config in VARIANTS.items() if not config.stages])
+def test_torch_compile_in_one_graph(variant: str) -> None:
+    """Of the networks without a graph, with gradients too."""
+    model = small(variant)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    expected, found = model(*INPUTS), compiled(*INPUTS)
+    torch.testing.assert_close(found, expected)
+    by_compiled, by_itself = (torch.autograd.grad(x.square().sum(), model.conv_in.weight) for x in (found, expected))
+    torch.testing.assert_close(by_compiled, by_itself)
