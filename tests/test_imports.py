@@ -12,13 +12,14 @@ import dagl_cli
 PACKAGE = Path(dagl_cli.__file__).parent
 
 LAYERS = [
-    "errors files",
+    "errors files packages",
     "config",
     "images",
     "degrade",
     "nn",
     "store",
     "restoring",
+    "spandrel deepinv",
     "measuring",
     "training",
     "cli",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from ..config import PAPER_PATTERN, TASKS
 from ..errors import DaglError, UsageError, WeightsError, one_line, unknown
+from ..packages import needed
 from ..restoring import tiling
 from ..restoring.estimate import estimate_sigma
 
@@ -144,13 +144,10 @@ def _to_tensor(pixels: np.ndarray) -> Tensor:
 
 
 def _module(name: str) -> ModuleType:
-    """A package that a peer needs. Raises DaglError with the remedy where it is missing."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about optional packages of its own
-            return importlib.import_module(name)
-    except ImportError as error:
-        raise _missing(name, error) from None
+    """A package that a peer needs. Raises MissingPackage with the remedy where it is missing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about optional packages of its own
+        return needed(name, f"`compare`: {REMEDIES[name]}")
 
 
 # --- checkpoints -----------------------------------------------------------------------------------------------------
@@ -162,7 +159,7 @@ def checkpoint(path: Path, task: str, channels: int, device: torch.device | str 
     channels: of the images that it will be given, 1 or 3. Raises WeightsError for a checkpoint that cannot be used,
     DaglError where spandrel is not installed.
     """
-    spandrel = _spandrel()
+    spandrel = _module("spandrel")
     try:
         network = spandrel.ModelLoader().load_from_state_dict(spandrel.canonicalize_state_dict(_state(path)))
     except WeightsError:
@@ -228,31 +225,3 @@ def _state(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise WeightsError(f"`compare` {path}: it holds no state_dict: save the network's state_dict")
     return state
-
-
-def _spandrel() -> ModuleType:
-    """spandrel, even where torchvision was built for another kind of torch than the one installed.
-
-    That happens when one of the two is built for CUDA and the other for the CPU alone. torchvision
-    then cannot load its operators, and its import fails on declaring how these behave; spandrel needs none of them.
-    """
-    try:
-        try:
-            import spandrel
-        except RuntimeError as error:
-            if "torchvision::nms" not in str(error):
-                raise
-            for name in ("nms", "qnms"):
-                _operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-            import spandrel
-    except (ImportError, RuntimeError) as error:
-        raise _missing("spandrel", error) from None
-    return spandrel
-
-
-_operators = torch.library.Library("torchvision", "FRAGMENT")
-"""Declarations last as long as this object does."""
-
-
-def _missing(package: str, error: Exception) -> DaglError:
-    return DaglError(f"`compare`: {REMEDIES[package].format(one_line(error))}")
