@@ -12,8 +12,8 @@ import dagl_cli
 PACKAGE = Path(dagl_cli.__file__).parent
 
 LAYERS = [
-    "errors files packages",
-    "config",
+    "errors files",
+    "config packages",
     "images",
     "degrade",
     "nn",
