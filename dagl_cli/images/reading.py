@@ -144,6 +144,8 @@ def _assembled(levels: np.ndarray, metadata: Metadata, format: str, data: bytes)
         light = FORMATS[format].light or (metadata.icc is not None and colour.is_linear(metadata.icc))
         tone = tone_of(levels[..., :channels], light)
         pixels = tone.encode(levels[..., :channels])
+        if odd := int((~np.isfinite(tone.kept)).sum()):
+            metadata.notes.append(f"{odd:,} of its values {'is' if odd == 1 else 'are'} not finite: left as before")
     else:
         pixels = np.divide(levels[..., :channels], np.iinfo(levels.dtype).max, dtype=np.float32, order="C")
     return Image(pixels, alpha, depth, format, orientation, data, tone, **vars(metadata))

@@ -51,6 +51,11 @@ class Tone:
             pixels[row : row + _ROWS] = ((code - self.low) / (self.high - self.low)).clip(0, 1)
         return pixels
 
+    def same_curve(self, other: Tone) -> bool:
+        """Whether equal values become equal pixels, those that are kept aside."""
+        numbers = (self.white, self.light, self.low, self.high)
+        return numbers == (other.white, other.light, other.low, other.high)
+
     def decode(self, pixels: np.ndarray, dtype: np.dtype) -> np.ndarray:
         """The way back, clipped to [0, 1], for a picture of the same size."""
         values = np.empty(pixels.shape, dtype)

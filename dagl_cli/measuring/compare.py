@@ -210,7 +210,7 @@ def _read(pair: Pair, max_pixels: int) -> tuple[images.Image, images.Image, imag
 
 def _in_tone(image: images.Image, of: images.Image) -> images.Image:
     """Floats in the curve of another picture, so that equal values are equal pixels."""
-    if image.tone is None or of.tone is None:
+    if image.tone is None or of.tone is None or image.tone.same_curve(of.tone):
         return image
     colours = image.pixels.shape[2]
     return replace(image, pixels=of.tone.encode(images.levels(image)[..., :colours]), tone=of.tone)

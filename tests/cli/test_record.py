@@ -91,6 +91,7 @@ def test_floats_are_restored_and_what_is_no_number_stays() -> None:
     tifffile.imwrite("in.tif", values, photometric="minisblack")
     _, stderr = dagl("denoise", "in.tif", "-o", "out.tif")
     assert "restored" in stderr
+    assert "2 of its values are not finite: left as before" in stderr
     result = tifffile.imread("out.tif")
     assert result.dtype == np.float32
     assert np.isnan(result[5, 6])

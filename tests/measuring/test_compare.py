@@ -11,8 +11,10 @@ import imagecodecs
 import numpy as np
 import PIL.Image
 import pytest
+import tifffile
 from helpers import dagl, refused
 
+from dagl_cli.errors import DaglError
 from dagl_cli.measuring import compare
 from dagl_cli.measuring.metrics import psnr
 
@@ -234,3 +236,18 @@ def test_files_are_matched_by_path_then_by_stem() -> None:
     assert [(str(x), str(y)) for x, y in pairs] == [("d/z.png", "d/z.webp"), ("x.png", "x.png"), ("y.png", "y.tif")]
     assert [str(x) for x in only_a] == ["two.png", "two.jpg", "lone.png"]
     assert [str(y) for y in only_b] == ["x.tif", "z.png", "two.tif"]
+
+
+def test_floats_are_compared_in_one_curve(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).random((32, 24, 3), np.float32) * 5
+    for name, array in (("a.tif", values), ("b.tif", values.copy()), ("c.tif", values + 1)):
+        tifffile.imwrite(tmp_path / name, array, photometric="rgb")
+    same = compare.compare(compare.Pair("x", tmp_path / "a.tif", tmp_path / "b.tif"))
+    assert (same.identical, same.psnr) == (True, None)
+    other = compare.compare(compare.Pair("x", tmp_path / "a.tif", tmp_path / "c.tif"))
+    assert other.psnr is not None
+    assert other.mean_difference > 1000  # of 65535, and not hidden by a curve of its own
+    assert "floats are compared in the curve that a network gets of A, at 16 bits" in other.notes
+    tifffile.imwrite(tmp_path / "d.tif", values.astype(np.uint16), photometric="rgb")
+    with pytest.raises(DaglError, match="floats and integers"):
+        compare.compare(compare.Pair("x", tmp_path / "a.tif", tmp_path / "d.tif"))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+import tifffile
 import torch
 from helpers import dagl, picture, tiny
 
@@ -233,3 +234,12 @@ def test_the_guards_are_those_of_the_commands(task: str, monkeypatch: pytest.Mon
         if name == "dither":
             assert status == "unchanged"
     assert "guarded" in (dagl_cli.restore.__doc__ or "")
+
+
+def test_a_float_file_gives_its_values(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).random((16, 24, 3), np.float32) * 3
+    values[2, 3] = np.nan
+    tifffile.imwrite(tmp_path / "in.tif", values, photometric="rgb")
+    result = dagl_cli.restore(tmp_path / "in.tif", sigma=0)
+    assert result.dtype == np.float32
+    assert result == pytest.approx(values, rel=1e-4, abs=1e-5, nan_ok=True)

@@ -27,13 +27,17 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 import PIL.Image
+import pillow_heif
 import tifffile
 
 from dagl_cli.errors import ImageError
 from dagl_cli.images import FORMATS, Image, read, srgb_profile, write
+from dagl_cli.images.tone import tone_of
 from dagl_cli.measuring.measure import peak_of_process
 
 SECONDS, MEGABYTES = 10, 2_000
+REFUSALS = ("bits", "float samples", "not finite", "alpha", "too long", "at most")
+"""What a format cannot hold."""
 LARGE = 200_000
 """Samples; larger pictures are only read, since to write them takes time whatever they are."""
 LEVELS = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
@@ -58,7 +62,7 @@ def seeds() -> dict[str, list[bytes]]:
     block = exif.tobytes()[6:]
     found: dict[str, list[bytes]] = {name: [] for name in FORMATS}
     for name, format in FORMATS.items():
-        for depth in format.depths:
+        for depth in format.depths if format.encode else ():
             for channels in (1, 3):
                 pixels = LEVELS[..., :channels].astype(np.float32) / 255
                 alpha = LEVELS[..., 0].astype(np.uint8 if depth == 8 else np.uint16) if format.alpha else None
@@ -66,6 +70,16 @@ def seeds() -> dict[str, list[bytes]]:
                     stream = io.BytesIO()
                     write(Image(pixels, mask, depth, exif=block, xmp=XMP, icc=srgb_profile()), stream, format=name)
                     found[name].append(stream.getvalue())
+        for depth in format.floats:
+            values = (LEVELS / 60 - 0.1).astype(f"float{depth}")
+            values[1, 2], values[3, 4] = 60000, np.nan if name != "HDR" else 0
+            tone = tone_of(values, format.light)
+            stream = io.BytesIO()
+            write(Image(tone.encode(values), depth=depth, tone=tone), stream, format=name)
+            found[name].append(stream.getvalue())
+    stream = io.BytesIO()
+    pillow_heif.from_bytes("RGB", (56, 40), LEVELS.tobytes()).save(stream, exif=b"Exif\0\0" + block)
+    found["HEIF"] = [stream.getvalue()]
     picture = PIL.Image.fromarray(LEVELS)
     for mode, name, options in (
         ("P", "PNG", {"bits": 4}), ("1", "PNG", {}), ("P", "PNG", {"transparency": 3}),
@@ -166,7 +180,7 @@ def attempt(data: bytes) -> str:
         try:
             write(image, io.BytesIO(), format=name)
         except ImageError as error:
-            if "\n" in str(error) or not any(w in str(error) for w in ("bits", "alpha", "too long", "at most")):
+            if "\n" in str(error) or not any(w in str(error) for w in REFUSALS):
                 return f"traceback in writing {name}: {error}"
         except Exception as error:
             return f"traceback in writing {name}: {error!r}"
