@@ -66,10 +66,17 @@ def entries(path: Path) -> Iterator[Entry]:
 def write(
     path: Path, data: bytes | memoryview, *, overwrite: bool = True, inputs: Container[Entry] = frozenset()
 ) -> None:
-    """All of it or nothing; on the disk when this returns. A file that is replaced passes its permissions on.
+    """All of it or nothing, as `writing` does it. Raises what it raises."""
+    with writing(path, overwrite=overwrite, inputs=inputs) as file:
+        file.write(data)
+
+
+@contextmanager
+def writing(path: Path, *, overwrite: bool = True, inputs: Container[Entry] = frozenset()) -> Iterator[BinaryIO]:
+    """A file to be filled; at the end of the block it is at `path`, all of it and on the disk, or else nothing is.
 
     The data goes to a hidden part beside the path first. It is locked while it is written, so that `clean` can tell
-    it from what a killed process left behind.
+    it from what a killed process left behind. A file that is replaced passes its permissions on.
 
     overwrite: False: a file that is there, even if only since a moment ago, is kept and FileExistsError raised.
     inputs: what is never replaced. It is looked up in the folder that is written to, and that stays open meanwhile:
@@ -79,7 +86,7 @@ def write(
     with _opened(path.parent) as folder:
         _check_free(path, folder, inputs)
         with _part(path, folder) as (part, file):
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
             if os.name == "nt":  # where an open file cannot be renamed

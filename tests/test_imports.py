@@ -15,6 +15,7 @@ LAYERS = [
     "errors files",
     "config packages",
     "images",
+    "frames",
     "degrade",
     "nn",
     "store",

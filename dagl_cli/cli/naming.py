@@ -59,9 +59,11 @@ class Naming:
         return name
 
     def _check_ending(self, name: str, source: Path) -> None:
-        from .. import images
+        from .. import frames, images
 
         found = images.SUFFIXES.get(Path(name).suffix.lower())
+        if self.format is None and frames.is_frames_path(name):
+            return
         if found is None or (self.format is not None and found != format_of(self.format)):
             what = "no format" if found is None else f"another format than `format` {self.format}"
             raise UsageError(
@@ -70,13 +72,15 @@ class Naming:
 
     def _ending(self, source: Path) -> str:
         """The result's: the input's where that is right, else that of `format`, of what raw files and HEIC become."""
-        from .. import images
+        from .. import frames, images
         from ..images import raw
 
         if self.format is not None:
             same = images.SUFFIXES.get(source.suffix.lower()) == format_of(self.format)
             return source.suffix if same else f".{self.format.lower().removeprefix('.')}"
-        return raw.RESULT_SUFFIX if raw.is_raw_path(source) else images.result_suffix(source)
+        if raw.is_raw_path(source):
+            return raw.RESULT_SUFFIX
+        return frames.result_suffix(images.result_suffix(source))
 
     def made_of(self, paths: list[Path]) -> set[str]:
         """The stems that results of files of one folder would have beside them, of an earlier run perhaps."""

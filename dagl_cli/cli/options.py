@@ -169,6 +169,13 @@ Strip = Annotated[
         "--strip-metadata", envvar="DAGL_STRIP_METADATA", help="Leave EXIF and resolution out; colours stay exact."
     ),
 ]
+PageList = Annotated[
+    str | None,
+    typer.Option(
+        "--pages", metavar="LIST", help="Of stacks, animations and videos only these: 3, 1-10, 1-3,7 or 5-.",
+        show_default=False,
+    ),
+]  # fmt: skip
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", envvar="DAGL_OVERWRITE", help="Replace existing outputs (never an input).")
 ]
@@ -212,6 +219,7 @@ class Restoring(Running):
     model: Model = None
     max_pixels: MaxPixels = MAX_PIXELS
     strip_metadata: Strip = False
+    pages: PageList = None
     overwrite: Overwrite = False
     as_json: Json = False
     quiet: Quiet = False

@@ -57,6 +57,7 @@ class Plan:
 EARLIER = "results of an earlier run"
 OTHER = "files of other kinds"
 RAW = "camera raw files, which `dagl demosaic` takes"
+VIDEOS = "videos, which need dagl[video]"
 BESIDE_RAW = "pictures beside a camera raw file of the same name"
 FILTERED = "files that `include` or `exclude` leaves out"
 
@@ -112,25 +113,29 @@ def plan(
 
 def split_output(paths: list[Path], output: Path | None, overwrite: bool) -> tuple[list[Path], Path | None]:
     """`IN OUT` is a pair when there is no -o, but not where that would cost a picture: `*.png` may be just two."""
-    from .. import images
-
     if output is not None or len(paths) == 1:
         return paths, output
     if len(paths) > 2:
         raise UsageError("several inputs need -o FOLDER")
-    costs = images.is_image_path(paths[1]) and os.path.isfile(paths[1]) and not is_same(paths[0], paths[1])
+    costs = is_readable(paths[1]) and os.path.isfile(paths[1]) and not is_same(paths[0], paths[1])
     if overwrite and costs:
         raise UsageError(f"{paths[1]} is an image: if it is the output to overwrite, say -o {paths[1]}")
     return paths[:1], paths[1]
 
 
+def is_readable(path: Path) -> bool:
+    """Whether the name ends like one of a picture, an animation or a video."""
+    from .. import frames, images
+
+    return images.is_image_path(path) or frames.is_frames_path(path)
+
+
 def check_output(output: Path | None, several: bool) -> None:
     """Raises UsageError for an output that cannot hold what there is to write."""
-    from .. import images
 
     if several and output == STDIO:
         raise UsageError("several images cannot go to stdout: give a folder with -o")
-    if several and output and not os.path.isdir(output) and (os.path.lexists(output) or images.is_image_path(output)):
+    if several and output and not os.path.isdir(output) and (os.path.lexists(output) or is_readable(output)):
         raise UsageError(f"{output} is not a folder: the results of several inputs need one")
 
 
@@ -229,10 +234,10 @@ def images_below(
 
 def sort_out(paths: list[Path], naming: Naming, raws: bool, found: Found) -> None:
     """The files of one folder: what is to be restored, what fails, what is left out and why."""
-    from .. import images
+    from .. import frames
     from ..images import raw
 
-    earlier = naming.made_of([path for path in paths if images.is_image_path(path) or raw.is_raw_path(path)])
+    earlier = naming.made_of([path for path in paths if is_readable(path) or raw.is_raw_path(path)])
     first_raw: dict[str, Path] = {}
     for path in paths:
         if raws and raw.is_raw_path(path):
@@ -243,8 +248,10 @@ def sort_out(paths: list[Path], naming: Naming, raws: bool, found: Found) -> Non
             why = EARLIER
         elif raw.is_raw_path(path):
             why = None if raws else RAW
-        elif not images.is_image_path(path) or (path.exists() and not path.is_file()):  # a pipe would block
+        elif not is_readable(path) or (path.exists() and not path.is_file()):  # a pipe would block
             why = OTHER
+        elif frames.is_video_path(path):
+            why = None if frames.is_available() else VIDEOS
         elif path.stem in first_raw:
             why = BESIDE_RAW
         if why:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..restoring.batch import Job
     from ..restoring.picture import Outcome
 
-STATUSES = ("restored", "unchanged", "skipped", "failed", "planned")
+STATUSES = ("restored", "unchanged", "skipped", "partial", "failed", "planned")
 
 
 def run(
@@ -88,8 +88,9 @@ def run(
             say(f"None of the files is in shard {shard.index}/{shard.count}.")
         if len(rows) > 1:
             say(", ".join(f"{n} {status}" for status, n in counts(rows).items()))
-    if failed := counts(rows).get("failed", 0):
-        raise typer.Exit(1 if failed == len(rows) else 3)
+    number = counts(rows)
+    if "failed" in number or "partial" in number:
+        raise typer.Exit(1 if number.get("failed") == len(rows) else 3)
 
 
 def inputs(context: typer.Context, paths: list[Path] | None, restoring: Restoring) -> list[Path]:
@@ -139,6 +140,7 @@ def restore(
         stream_format=format_of(restoring.format) if restoring.format else None,
         strip_metadata=restoring.strip_metadata,
         max_pixels=restoring.max_pixels,
+        pages=restoring.pages,
         warn=warn,
     )
     batch = Batch(
@@ -206,6 +208,8 @@ def tell(row: dict[str, Any], quiet: bool) -> None:
     """One line about one file; failures are told even when quiet."""
     if row["status"] == "failed":
         say(f"Error: {row['message']}", "red")
+    elif row["status"] == "partial":
+        say(f"Error: {describe(row)}", "red")
     elif not quiet:
         say(describe(row))
 

@@ -7,24 +7,31 @@ from .colour import srgb_profile
 from .exif import iso_setting
 from .exif import of_raw as raw_exif
 from .formats import FORMATS, NAMES, SUFFIXES, is_image_path, result_suffix
-from .image import Image, Resolution
-from .reading import read, record
-from .writing import check_target, levels, write
+from .image import Image, Metadata, Resolution
+from .reading import assembled, load, read, read_errors, record
+from .writing import check_target, encoded, levels, opened, write, write_errors
 
 __all__ = [
     "FORMATS",
     "NAMES",
     "SUFFIXES",
     "Image",
+    "Metadata",
     "Resolution",
+    "assembled",
     "check_target",
+    "encoded",
     "is_image_path",
     "iso_setting",
     "levels",
+    "load",
+    "opened",
     "raw_exif",
     "read",
+    "read_errors",
     "record",
     "result_suffix",
     "srgb_profile",
     "write",
+    "write_errors",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import re
 import struct
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import PIL.Image
@@ -99,12 +101,12 @@ class Tiff:
                 return cls(data, order, True, *struct.unpack_from(order + "Q", data, 8))
         return None
 
-    def pages(self) -> list[int]:
-        """Where the directories are that follow each other, `MANY_FRAMES` at most. Raises ImageError for a loop."""
+    def pages(self, most: int = MANY_FRAMES) -> list[int]:
+        """Where the directories are that follow each other, `most` at most. Raises ImageError for a loop."""
         found: dict[int, None] = {}
         position = self.first
         with suppress(struct.error):  # the end of the file
-            while position and len(found) < MANY_FRAMES:
+            while position and len(found) < most:
                 if position in found:
                     raise ImageError("it is damaged (its pages form a circle): get an intact copy of it")
                 found[position] = None
@@ -273,7 +275,7 @@ def resolution_of(block: bytes | None) -> Resolution | None:
 
 
 def add_to_tiff(file: io.BytesIO, exif: bytes) -> list[str]:
-    """Gives a TIFF of one page, little-endian, a new directory: its own entries and those of an EXIF block.
+    """Gives a TIFF of one page a new directory: its own entries and those of an EXIF block.
 
     Returns the names of the tags that could not be kept.
     """
@@ -293,8 +295,24 @@ def add_to_tiff(file: io.BytesIO, exif: bytes) -> list[str]:
     file.seek(position)
     file.write(block)
     file.seek(8 if own.big else 4)
-    file.write(struct.pack("<Q" if own.big else "<I", position))
+    file.write(struct.pack(own.order + ("Q" if own.big else "I"), position))
     return other.lost
+
+
+def append_pages(file: BinaryIO, link: int, pages: Iterable[Directory], order: str, big: bool) -> None:
+    """Writes directories at the end of a TIFF whose pixels are there already.
+
+    link: where in the file the position of the first one belongs.
+    """
+    file.seek(0, os.SEEK_END)
+    for directory in pages:
+        position = file.tell() + file.tell() % 2
+        block = _packed(directory, position, order, big)
+        file.write(b"\0" * (position - file.tell()) + block)
+        file.seek(link)
+        file.write(struct.pack(order + ("Q" if big else "I"), position))
+        file.seek(0, os.SEEK_END)
+        link = position + (8 if big else 2) + len(directory) * (20 if big else 12)
 
 
 def with_resolution(block: bytes | None, resolution: Resolution) -> bytes | None:

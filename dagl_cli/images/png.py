@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from fractions import Fraction
 
 import imagecodecs
@@ -21,6 +22,7 @@ from .silence import silent
 _BITS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 """Colour types: gray, RGB, palette, gray with alpha, RGB with alpha -> the bit depths they come in."""
 _PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+_ANIMATED = (b"acTL", b"fcTL", b"fdAT")
 _PALETTE = 3
 _COLOURS = (b"cHRM", b"gAMA", b"sRGB", b"cICP")
 _TEXT = (b"tEXt", b"zTXt", b"iTXt")
@@ -39,28 +41,43 @@ def decode(data: bytes, max_pixels: int) -> tuple[np.ndarray, Metadata]:
     metadata = Metadata()
     pixels: dict[bytes, list[memoryview]] = {kind: [] for kind in _PIXELS}
     seen: set[bytes] = set()
-    for kind, content, chunk in _chunks(data):
+    for kind, content, chunk in chunks(data):
         if kind == b"IHDR" or not pixels[b"IHDR"]:
             _check_header(kind, content, max_pixels)
         if kind in _PIXELS:
             pixels[kind].append(chunk)
             continue
-        name = kind.decode("ascii", "backslashreplace")
-        if kind in seen:
-            metadata.notes.append(f"its {name} chunk is there more than once: all but the first are left out")
-            continue
-        try:
-            if zlib.crc32(chunk[4:-4]) != struct.unpack(">I", chunk[-4:])[0]:
-                raise ValueError("a wrong checksum")
-            _understand(kind, bytes(content), metadata)
-        except (ValueError, IndexError, struct.error, zlib.error):
-            metadata.notes.append(f"its {name} chunk is malformed: left out")
-        if kind in _ONCE:
-            seen.add(kind)
+        _take(kind, content, chunk, metadata, seen)
     _drop_unused(pixels, metadata)
     essential: list[bytes | memoryview] = [data[:8], *(chunk for chunks in pixels.values() for chunk in chunks)]
     with silent():
         return imagecodecs.png_decode(b"".join(essential)), metadata
+
+
+def described(data: bytes | memoryview) -> Metadata:
+    """What an animation says beside its frames, as far as the file goes."""
+    metadata, seen = Metadata(), set[bytes]()
+    with suppress(ImageError):
+        for kind, content, chunk in chunks(data):
+            if kind not in (*_PIXELS, *_ANIMATED):
+                _take(kind, content, chunk, metadata, seen)
+    return metadata
+
+
+def _take(kind: bytes, content: memoryview, chunk: memoryview, metadata: Metadata, seen: set[bytes]) -> None:
+    """What a chunk says, or what is wrong with it. seen: the kinds that were there before."""
+    name = kind.decode("ascii", "backslashreplace")
+    if kind in seen:
+        metadata.notes.append(f"its {name} chunk is there more than once: all but the first are left out")
+        return
+    try:
+        if zlib.crc32(chunk[4:-4]) != struct.unpack(">I", chunk[-4:])[0]:
+            raise ValueError("a wrong checksum")
+        _understand(kind, bytes(content), metadata)
+    except (ValueError, IndexError, struct.error, zlib.error):
+        metadata.notes.append(f"its {name} chunk is malformed: left out")
+    if kind in _ONCE:
+        seen.add(kind)
 
 
 def _drop_unused(pixels: dict[bytes, list[memoryview]], metadata: Metadata) -> None:
@@ -85,7 +102,7 @@ def _check_header(kind: bytes, content: memoryview, max_pixels: int) -> None:
         raise ImageError("it is damaged (its header makes no sense): get an intact copy of it")
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, memoryview]]:
+def chunks(data: bytes | memoryview) -> Iterator[tuple[bytes, memoryview, memoryview]]:
     """(type, content, whole chunk) of each, to the end that every complete PNG has.
 
     The checksums of those that the pixels need are right.
@@ -170,26 +187,28 @@ def _inflate(data: bytes) -> bytes:
 
 def encode(levels: np.ndarray, metadata: Metadata) -> bytes:
     """levels: (H, W) or (H, W, C) uint8 or uint16."""
-    chunks = metadata.png_colours + metadata.png_text
+    more = metadata.png_colours + metadata.png_text
     if metadata.icc:
-        chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(metadata.icc)))
+        more.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(metadata.icc)))
     if metadata.exif:
-        chunks.append((b"eXIf", metadata.exif))
+        more.append((b"eXIf", metadata.exif))
     if metadata.xmp:
-        chunks.append((b"iTXt", _XMP_KEYWORD + b"\0\0\0\0\0" + metadata.xmp))
+        more.append((b"iTXt", _XMP_KEYWORD + b"\0\0\0\0\0" + metadata.xmp))
     if metadata.resolution and metadata.resolution.is_bare():
         metadata.notes.append("its pixel size is left out, which PNG holds with a unit only")
     elif metadata.resolution:
-        chunks.append((b"pHYs", _density(metadata.resolution)))
+        more.append((b"pHYs", _density(metadata.resolution)))
     filtered = levels.nbytes + len(levels)  # a byte more for each row
     # by default the buffer is too small for narrow images; this is over zlib's bound and the chunks' own bytes
     png = imagecodecs.png_encode(levels, out=filtered + filtered // 6 + 4096)
     header = 8 + 25  # signature, IHDR
-    extra = [
-        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-        for kind, content in chunks
-    ]
-    return b"".join([png[:header], *extra, memoryview(png)[header:]])
+    return b"".join([png[:header], *(packed(*chunk) for chunk in more), memoryview(png)[header:]])
+
+
+def packed(kind: bytes, content: bytes | memoryview) -> bytes:
+    """A chunk."""
+    body = kind + content
+    return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
 
 
 def _density(resolution: Resolution) -> bytes:

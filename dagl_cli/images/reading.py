@@ -41,11 +41,18 @@ def read(source: Path | str | bytes | BinaryIO, *, name: str | None = None, max_
     lost (several frames, signed or 32-bit integers, CMYK); or the package that reads it is not there.
     """
     name = name or (str(source) if isinstance(source, (Path, str)) else "the image")
+    with read_errors(name):
+        format, data = _load(source, 8 * max_pixels + _MOST_BESIDE_PIXELS)
+        levels, metadata = FORMATS[format].decode(data, max_pixels)
+        return assembled(levels, metadata, format, data)
+
+
+@contextmanager
+def read_errors(name: str) -> Iterator[None]:
+    """Turns every failure into one ImageError that names the image."""
     try:
         with quiet():
-            format, data = _load(source, 8 * max_pixels + _MOST_BESIDE_PIXELS)
-            levels, metadata = FORMATS[format].decode(data, max_pixels)
-            return _assembled(levels, metadata, format, data)
+            yield
     except ImageError as error:
         raise ImageError(f"cannot read {name}: {error}") from None
     except MemoryError as error:
@@ -59,6 +66,12 @@ def read(source: Path | str | bytes | BinaryIO, *, name: str | None = None, max_
 
 
 DAMAGED = "it is damaged or truncated: get an intact copy of it"
+
+
+def load(stream: BinaryIO, *, name: str, max_pixels: int = MAX_PIXELS) -> bytes:
+    """What `read` would read of a stream, and GIF. Raises ImageError for what is no image."""
+    with read_errors(name):
+        return _load_stream(stream, 8 * max_pixels + _MOST_BESIDE_PIXELS, also=(b"GIF8",))[1]
 
 
 def record(path: Path | str) -> dict[str, str]:
@@ -100,11 +113,12 @@ def _load(source: Path | str | bytes | BinaryIO, most: int) -> tuple[str, bytes]
         raise ImageError("its name has a null character in it") from None
 
 
-def _load_stream(stream: BinaryIO, most: int) -> tuple[str, bytes]:
+def _load_stream(stream: BinaryIO, most: int, also: tuple[bytes, ...] = ()) -> tuple[str, bytes]:
+    """Format and content. also: how what else is wanted begins, which has no format here."""
     head = b""
     while len(head) < 32 and (more := stream.read(32 - len(head))):
         head += more
-    format = format_of(head)
+    format = "" if head.startswith(also) else format_of(head)
     data = head + stream.read(most)
     if len(data) > most:
         raise ImageError(
@@ -113,9 +127,11 @@ def _load_stream(stream: BinaryIO, most: int) -> tuple[str, bytes]:
     return format, data
 
 
-def _assembled(levels: np.ndarray, metadata: Metadata, format: str, data: bytes) -> Image:
-    """levels: (H, W) or (H, W, C) unsigned or float, C = 1 to 4, the last one alpha if C is even. The rest is made
-    upright."""
+def assembled(levels: np.ndarray, metadata: Metadata, format: str, data: bytes) -> Image:
+    """An `Image` of what a format's `decode` gives, made upright.
+
+    levels: (H, W) or (H, W, C) unsigned or float, C = 1 to 4, the last one alpha if C is even. data: the file.
+    """
     orientation = 1
     if metadata.exif:
         metadata.exif, orientation = exif.upright(metadata.exif)

@@ -35,56 +35,89 @@ _PADDING = 16
 _REDUCED = 1
 """The bit of NewSubfileType (tag 254) that says: a smaller copy of another page."""
 
-_IMAGEJ_COUNT = re.compile(rb"^images=(\d{1,9})\s*$", re.MULTILINE)
+IMAGEJ_COUNT = re.compile(rb"^images=(\d{1,9})\s*$", re.MULTILINE)
 """ImageJ's large stacks have one directory for all images."""
 
 
 def decode(data: bytes, max_pixels: int) -> tuple[np.ndarray, Metadata]:
     """Levels, (H, W) or (H, W, C) uint8, uint16, float16 or float32, and the rest. Raises ImageError."""
+    structure = structure_of(data)
+    number, position = _only_page(structure)
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        return decode_page(file.pages[number], structure, position, max_pixels)
+
+
+def structure_of(data: bytes | memoryview) -> exif.Tiff:
+    """Raises ImageError where there is none."""
     structure = exif.Tiff.of(data)
     if not structure:
         raise ImageError("it is damaged (its header makes no sense): get an intact copy of it")
-    number, position = _only_page(structure)
-    with tifffile.TiffFile(io.BytesIO(data)) as file:
-        page: Any = file.pages[number]
-        check_size(page.imagewidth, page.imagelength, max_pixels)
-        alpha = _check(page)
-        _check_segments(page, data, max_pixels)
-        levels = _levels(page, alpha)
-        compression = _KEPT.get(page.compression.name, "zlib")
+    return structure
+
+
+def decode_page(
+    page: Any,
+    structure: exif.Tiff,
+    position: int,
+    max_pixels: int,
+    *,
+    samples: np.ndarray | None = None,
+    apart: bool = False,
+) -> tuple[np.ndarray, Metadata]:
+    """As `decode`, for one page of a file.
+
+    page: as tifffile has it. position: where its directory is. samples: those of the page, where the caller has them.
+    apart: the channels are pictures of their own (`channels_apart`): (H, W, C) levels without colours or alpha.
+    """
+    check_size(page.imagewidth, page.imagelength, max_pixels)
+    alpha = _check(page, apart)
+    if samples is None:
+        _check_segments(page, structure.data, max_pixels)
+    levels = _levels(page, alpha, page.asarray() if samples is None else samples)
     kept = "unspecified" if alpha == "UNSPECIFIED" else "unassalpha"
-    metadata = Metadata(tiff={"compression": compression, "extrasamples": kept})
+    metadata = Metadata(tiff={"compression": _KEPT.get(page.compression.name, "zlib"), "extrasamples": kept})
+    if apart:
+        planes = "separate" if page.planarconfig == 2 else "contig"
+        metadata.tiff |= {"photometric": "minisblack", "planarconfig": planes}
+    lost = len(structure.lost)
     metadata.exif = exif.of_tiff(structure, position)
     metadata.resolution = exif.resolution(structure, position)
     for tag, entry in structure.directory(position, {_ICC, _XMP}).items():
         setattr(metadata, "icc" if tag == _ICC else "xmp", entry.data)
-    if structure.lost:
-        metadata.notes.append(exif.note(structure.lost))
+    if len(structure.lost) > lost:
+        metadata.notes.append(exif.note(structure.lost[lost:]))
     return levels, metadata
+
+
+def channels_apart(page: Any) -> bool:
+    """Whether the channels of a page are neither colours nor an alpha channel: as of microscopes and scanners."""
+    channels = page.samplesperpixel
+    unnamed = all(kind == 0 for kind in page.extrasamples)
+    return page.photometric.name in ("MINISBLACK", "MINISWHITE") and channels > 1 and (channels > 2 or unnamed)
 
 
 def _only_page(structure: exif.Tiff) -> tuple[int, int]:
     """Number and position of the one directory that is no preview. Raises ImageError for several, or none."""
     positions = structure.pages()
-    full = [number for number, position in enumerate(positions) if not _is_reduced(structure, position)]
+    full = [number for number, position in enumerate(positions) if not is_reduced(structure, position)]
     refuse_frames(len(full))
     if not full:
         raise ImageError(f"it holds only a preview, as camera raw files do: {RAW_REMEDY}")
     position = positions[full[0]]
     description = structure.directory(position, {270}).get(270)
-    if description and description.data.startswith(b"ImageJ=") and (many := _IMAGEJ_COUNT.search(description.data)):
+    if description and description.data.startswith(b"ImageJ=") and (many := IMAGEJ_COUNT.search(description.data)):
         refuse_frames(int(many[1]))
     return full[0], position
 
 
-def _is_reduced(structure: exif.Tiff, position: int) -> bool:
+def is_reduced(structure: exif.Tiff, position: int) -> bool:
     with suppress(struct.error, KeyError, ValueError, ArithmeticError):
         kind = structure.directory(position, {254})[254]
         return bool(int(kind.numbers(structure.order)[0]) & _REDUCED)
     return False
 
 
-def _check(page: Any) -> str | None:
+def _check(page: Any, apart: bool = False) -> str | None:
     """Refuses what would lose information. Returns the kind of the alpha channel, if there is one."""
     bits, colours = page.bitspersample, page.photometric.name
     if colours == "CFA" and _DNG_VERSION in page.tags:
@@ -101,7 +134,7 @@ def _check(page: Any) -> str | None:
     readable |= colours == "CFA" and page.samplesperpixel == 1
     if colours not in ("MINISBLACK", "MINISWHITE", "PALETTE", "RGB") and not readable:
         raise ImageError(f"its colours are {colours}: convert it to RGB or gray")
-    extra = page.samplesperpixel - (3 if colours in ("RGB", "YCBCR") else 1)
+    extra = 0 if apart else page.samplesperpixel - (3 if colours in ("RGB", "YCBCR") else 1)
     if page.axes not in ("YX", "YXS", "SYX") or extra not in (0, 1) or (extra and colours == "PALETTE"):
         raise ImageError(f"{page.samplesperpixel} channels are not supported: convert it to RGB or gray")
     if extra and bits not in (8, 16, 32):
@@ -112,7 +145,7 @@ def _check(page: Any) -> str | None:
     return kind if extra else None
 
 
-def _check_segments(page: Any, data: bytes, max_pixels: int) -> None:
+def _check_segments(page: Any, data: bytes | bytearray | memoryview, max_pixels: int) -> None:
     """Refuses what would take more memory than the page's size tells: codecs have sizes of their own."""
     compression = page.compression.name
     if compression not in _PLAIN and compression not in IN_TIFF:
@@ -127,7 +160,7 @@ def _check_segments(page: Any, data: bytes, max_pixels: int) -> None:
         if offset + count > len(data):
             raise ImageError("it is truncated: get a complete copy of it")
         if size_of:
-            size = size_of(data[offset : offset + count])
+            size = size_of(bytes(data[offset : offset + count]))
             if not size:
                 raise ImageError(f"its {compression} data is damaged: get an intact copy of it")
             if size[0] > width + _PADDING or size[1] > height + _PADDING or size[2] > max(3, page.samplesperpixel):
@@ -136,9 +169,11 @@ def _check_segments(page: Any, data: bytes, max_pixels: int) -> None:
                 )
 
 
-def _levels(page: Any, alpha: str | None) -> np.ndarray:
-    """(H, W) or (H, W, C) of the file's type: palette, inversion, odd depths and premultiplication undone."""
-    levels = page.asarray()
+def _levels(page: Any, alpha: str | None, levels: np.ndarray) -> np.ndarray:
+    """(H, W) or (H, W, C) of the file's type: palette, inversion, odd depths and premultiplication undone.
+
+    levels: as the page holds them.
+    """
     if page.axes == "SYX":
         levels = np.moveaxis(levels, 0, -1)
     bits, colours = page.bitspersample, page.photometric.name
@@ -152,7 +187,7 @@ def _levels(page: Any, alpha: str | None) -> np.ndarray:
 
 
 def encode(levels: np.ndarray, metadata: Metadata) -> memoryview:
-    """levels: (H, W) or (H, W, C) uint8, uint16, float16 or float32.
+    """levels: (H, W) or (H, W, C) uint8, uint16, float16 or float32; C over 4 only for channels that are apart.
 
     EXIF tags that cannot be kept are added to the metadata's notes.
     """
@@ -160,10 +195,13 @@ def encode(levels: np.ndarray, metadata: Metadata) -> memoryview:
     options: dict[str, Any] = {"compression": compression}
     if compression in ("lzw", "zlib", "zstd"):
         options["predictor"] = True
-    if levels.ndim == 3:
-        options["planarconfig"] = "contig"
-    if levels.ndim == 3 and levels.shape[2] % 2 == 0:
+    apart = "photometric" in metadata.tiff and levels.ndim == 3
+    if apart:
+        options["extrasamples"] = ["unspecified"] * (levels.shape[2] - 1)
+    elif levels.ndim == 3 and levels.shape[2] % 2 == 0:
         options["extrasamples"] = [metadata.tiff.get("extrasamples", "unassalpha")]
+    if levels.ndim == 3:
+        options["planarconfig"] = metadata.tiff.get("planarconfig", "contig")
     if metadata.resolution:
         x, y, unit = metadata.resolution
         units = {"none": "NONE", "inch": "INCH", "cm": "CENTIMETER"}
@@ -173,9 +211,9 @@ def encode(levels: np.ndarray, metadata: Metadata) -> memoryview:
     buffer = io.BytesIO()
     tifffile.imwrite(
         buffer,
-        levels,
-        byteorder="<",
-        photometric="rgb" if levels.ndim == 3 and levels.shape[2] > 2 else "minisblack",
+        np.moveaxis(levels, -1, 0) if options.get("planarconfig") == "separate" else levels,
+        byteorder=metadata.tiff.get("byteorder", "<"),
+        photometric="rgb" if levels.ndim == 3 and levels.shape[2] > 2 and not apart else "minisblack",
         iccprofile=metadata.icc,
         metadata=None,
         software=False,

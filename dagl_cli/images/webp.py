@@ -18,6 +18,13 @@ from .image import Metadata, check_size, refuse_frames
 
 def decode(data: bytes, max_pixels: int) -> tuple[np.ndarray, Metadata]:
     """Levels, (H, W, 3 or 4) uint8, and the rest. Raises ImageError."""
+    metadata, frames = described(data, max_pixels)
+    refuse_frames(frames)
+    return imagecodecs.webp_decode(data), metadata
+
+
+def described(data: bytes, max_pixels: int) -> tuple[Metadata, int]:
+    """What a file says beside its pixels, and how many frames it has if it is an animation. Raises ImageError."""
     metadata, frames = Metadata(), 0
     for kind, content in chunks(data):
         if found := size(kind, content):
@@ -29,17 +36,16 @@ def decode(data: bytes, max_pixels: int) -> tuple[np.ndarray, Metadata]:
             metadata.exif = bytes(content)
         elif kind == b"XMP ":
             metadata.xmp = bytes(content)
-    refuse_frames(frames)
     metadata.resolution = resolution_of(metadata.exif)
-    return imagecodecs.webp_decode(data), metadata
+    return metadata, frames
 
 
-def chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+def chunks(data: bytes | memoryview) -> Iterator[tuple[bytes, memoryview]]:
     view = memoryview(data)
     end = 8 + int.from_bytes(data[4:8], "little")
     position = 12
     while position < end:
-        kind, length = data[position : position + 4], int.from_bytes(data[position + 4 : position + 8], "little")
+        kind, length = bytes(data[position : position + 4]), int.from_bytes(data[position + 4 : position + 8], "little")
         content = view[position + 8 : position + 8 + length]
         if len(content) < length or len(kind) < 4:
             raise ImageError("it is truncated: get a complete copy of it")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import tempfile
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -63,19 +65,41 @@ def write(
     target exists, or the system refuses to write.
     """
     notes: list[str] = []
-    with _write_errors(target):
+    with write_errors(target):
         data: bytes | memoryview
         if isinstance(image, bytes):
             data = image
         else:
             format = _checked_format(image, target, format, overwrite, strip_metadata)
             with quiet():
-                data = _encode(image, format, strip_metadata, notes)
+                data = encoded(image, format, strip_metadata, notes)
         if isinstance(target, (str, Path)):
             files.write(Path(target), data, overwrite=overwrite, inputs=inputs)
         else:
             target.write(data)
     return notes
+
+
+@contextmanager
+def opened(
+    target: Path | BinaryIO, *, overwrite: bool = False, inputs: Container[files.Entry] = frozenset()
+) -> Iterator[BinaryIO]:
+    """A file to be filled by the block, all of it or nothing (`files.writing`), and then at the target.
+
+    target: a path, or a binary stream, which gets the data at the end. Raises ImageError for what the system refuses.
+    """
+    try:
+        if isinstance(target, Path):
+            with files.writing(target, overwrite=overwrite, inputs=inputs) as file:
+                yield file
+        else:
+            with tempfile.TemporaryFile() as file:
+                yield file
+                file.seek(0)
+                shutil.copyfileobj(file, target)
+    except OSError as error:
+        with write_errors(target):
+            raise error
 
 
 def check_target(
@@ -91,12 +115,12 @@ def check_target(
 
     new_folder: the target's folder is yet to be made.
     """
-    with _write_errors(target):
+    with write_errors(target):
         _checked_format(image, target, format, overwrite, strip_metadata, new_folder)
 
 
 @contextmanager
-def _write_errors(target: Path | str | BinaryIO) -> Iterator[None]:
+def write_errors(target: Path | str | BinaryIO) -> Iterator[None]:
     """Turns every failure into one ImageError that names the target."""
     name = str(target if isinstance(target, (str, Path)) else getattr(target, "name", "the stream"))
     try:
@@ -150,8 +174,15 @@ def _checked_format(
     return name
 
 
-def _encode(image: Image, name: str, strip_metadata: bool, notes: list[str]) -> bytes | memoryview:
-    samples, format = levels(image), FORMATS[name]
+def encoded(
+    image: Image, name: str, strip_metadata: bool, notes: list[str], samples: np.ndarray | None = None
+) -> bytes | memoryview:
+    """A file's bytes.
+
+    name: of the format. samples: (H, W, C) what to encode instead of the image's own. What is not kept is added to the
+    notes.
+    """
+    samples, format = levels(image) if samples is None else samples, FORMATS[name]
     kept = _COLOURS if strip_metadata else [f.name for f in fields(Metadata) if f.name != "notes"]
     metadata = Metadata(**{name: getattr(image, name) for name in kept})
     if metadata.record and "xmp" in format.keeps:

@@ -8,15 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .. import __version__, images
+from .. import __version__, frames, images
 from ..config import MAX_PIXELS
 from ..errors import DaglError, ImageError
 from ..files import Entry
+from ..frames import Pages
 from ..images import raw
 from ..store import weights
 from .device import is_out_of_memory
 from .picture import Case, Outcome, PictureRestorer, case_of
 from .restorer import find_model
+from .sequence import foreseen_frames, restore_frames
 from .tiling import Tick
 
 
@@ -28,6 +30,7 @@ class FileRestorer(PictureRestorer):
         max_pixels: larger images are refused before they are decoded.
         stream_format: what streams get, a name in `images.FORMATS`; None: their source's format.
         command: what results say they were made with, beside the settings: no path, no name of a person.
+        pages: those of a file of several that are wanted, as '1-10' (`frames.Pages`); None: all.
     """
 
     def __init__(
@@ -38,11 +41,13 @@ class FileRestorer(PictureRestorer):
         max_pixels: int = MAX_PIXELS,
         stream_format: str | None = None,
         command: str | None = None,
+        pages: str | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(task, **settings)
         self.strip_metadata, self.max_pixels = strip_metadata, max_pixels
         self.stream_format, self.command = stream_format, command
+        self.pages = Pages(pages) if pages is not None else None
 
     def __call__(
         self,
@@ -63,7 +68,9 @@ class FileRestorer(PictureRestorer):
         inputs: names that are never replaced, see `files.write`.
         Raises UsageError or WeightsError for what no file can be restored with, else another DaglError.
         """
-        with _told_of_memory():
+        with _told_of_memory(), self._frames(source, name) as (source, sequence):
+            if sequence:
+                return self._sequence(sequence, target, overwrite, inputs, progress)
             case = self._read(source, name)
             if self.task != "restore":  # what no file can be restored with ends the batch, before anything is written
                 self.restorer(case.pixels.shape[-1])
@@ -86,7 +93,9 @@ class FileRestorer(PictureRestorer):
 
     def examine(self, source: Path | bytes | BinaryIO, target: Path | BinaryIO, *, name: str | None = None) -> Outcome:
         """What `__call__` would do, and its errors, without a network and without writing anything."""
-        with _told_of_memory():
+        with _told_of_memory(), self._frames(source, name) as (source, sequence):
+            if sequence:
+                return foreseen_frames(self, sequence, target, self._suffix(sequence, target))
             case = self._read(source, name)
             if self.task != "restore":
                 self.described(case.pixels.shape[-1])
@@ -101,6 +110,44 @@ class FileRestorer(PictureRestorer):
             )
             return self.foreseen(case)
 
+    @contextmanager
+    def _frames(
+        self, source: Path | bytes | BinaryIO, name: str | None
+    ) -> Iterator[tuple[Path | bytes, frames.Sequence | None]]:
+        """The source, a stream read to its end, and the frames that it is made of, if it is."""
+        if not isinstance(source, (Path, bytes)):
+            source = images.load(source, name=name or "the image", max_pixels=self.max_pixels)
+        sequence = None
+        if not (isinstance(source, Path) and raw.is_raw_path(source)):
+            sequence = frames.find(source, name=name, pages=self.pages, max_pixels=self.max_pixels)
+        try:
+            yield source, sequence
+        finally:
+            if sequence:
+                sequence.close()
+
+    def _sequence(
+        self,
+        sequence: frames.Sequence,
+        target: Path | BinaryIO,
+        overwrite: bool,
+        inputs: Container[Entry],
+        progress: Tick | None,
+    ) -> Outcome:
+        if isinstance(target, Path):
+            make_folder(target.parent)
+        return restore_frames(
+            self,
+            sequence,
+            target,
+            self._suffix(sequence, target),
+            strip_metadata=self.strip_metadata,
+            overwrite=overwrite,
+            inputs=inputs,
+            recorded=lambda picture, outcome: replace(picture, record=self._record(outcome)),
+            progress=progress,
+        )
+
     def _read(self, source: Path | bytes | BinaryIO, name: str | None) -> Case:
         negative = None
         if isinstance(source, Path) and raw.is_raw_path(source):
@@ -112,6 +159,12 @@ class FileRestorer(PictureRestorer):
         else:
             picture = images.read(source, name=name, max_pixels=self.max_pixels)
         return case_of(picture, self.task, self.pattern, negative)
+
+    def _suffix(self, sequence: frames.Sequence, target: Path | BinaryIO) -> str:
+        """What the name of a result of frames ends in, or would if it had one."""
+        if isinstance(target, Path):
+            return target.suffix.lower()
+        return images.FORMATS[self.stream_format].suffixes[0] if self.stream_format else sequence.suffixes[0]
 
     def _format(self, picture: images.Image, target: Path | BinaryIO) -> str | None:
         """What the target is to be; None: its name does not say."""

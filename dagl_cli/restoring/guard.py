@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -57,6 +59,29 @@ class Finding:
     def level(self) -> float | None:
         """The estimated noise level as the models take it."""
         return None if self.sigma is None else min(self.sigma, HIGHEST_SIGMA)
+
+
+ALIKE = 1.5
+"""Noise levels that differ by a larger factor are not those of one sequence."""
+
+
+def agreed(findings: Sequence[Finding], alike: bool = True) -> Finding | None:
+    """What several pictures need, so that all are treated the same: what most of them do, at the median level.
+
+    alike: False: only if all need the same; None where they do not.
+    """
+    kinds = Counter((finding.nothing is None, finding.task) for finding in findings)
+    most, count = kinds.most_common(1)[0]
+    same = [finding for finding in findings if (finding.nothing is None, finding.task) == most]
+    levels = [finding.sigma for finding in same if finding.sigma is not None]
+    if not alike and (count < len(findings) or (most[0] and levels and max(levels) > ALIKE * min(levels))):
+        return None
+    qualities = [finding.quality for finding in same if finding.quality is not None]
+    return replace(
+        same[len(same) // 2],
+        sigma=float(np.median(levels)) if levels else None,
+        quality=round(float(np.median(qualities))) if qualities else None,
+    )
 
 
 def noise(pixels: np.ndarray, iso: int | None = None) -> Finding:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -40,8 +42,9 @@ class Outcome:
     """What happened to one picture."""
 
     status: str
-    """'restored', or 'unchanged' where the image needs nothing; from `batch` also 'skipped' (the output exists),
-    'failed' and 'planned' (it would be restored)."""
+    """'restored', or 'unchanged' where the image needs nothing; 'partial' where only the frames before a damaged
+    one could be restored; from `batch` also 'skipped' (the output exists), 'failed' and 'planned' (it would be
+    restored)."""
     sigma: float | None = None
     """The estimated noise level, where it was estimated."""
     quality: int | None = None
@@ -209,27 +212,28 @@ class PictureRestorer:
         whole = task == "demosaic" and self.task != "demosaic"  # of several steps: a blend is of pictures only
         return replace(self.options, strength=1.0) if whole else self.options
 
-    def treated(self, case: Case, progress: Tick | None = None) -> tuple[Outcome, Image]:
-        """What was done, and the picture with it done: step by step, each on the result of the one before."""
+    def treated(
+        self, case: Case, progress: Tick | None = None, found: Mapping[str, Finding] = MappingProxyType({})
+    ) -> tuple[Outcome, Image]:
+        """What was done, and the picture with it done: step by step, each on the result of the one before.
+
+        found: what is known of what the picture needs, by task (`agreed`). The rest is found out.
+        """
         if case.hidden is not None and case.hidden.all():
             return Outcome("unchanged", note=UNSEEN), case.picture
         models: list[Restorer] = []
         outcome, notes = Outcome("unchanged"), []
         for task in self._tasks(case):
-            finding = self._examine(case, task)
+            finding = found[task] if task in found else self._examine(case, task)
             notes.append(finding.nothing or finding.note)
             outcome.sigma = finding.sigma if finding.sigma is not None else outcome.sigma
             outcome.quality = finding.quality if finding.quality is not None else outcome.quality
             if finding.nothing:
                 continue
             restorer = self.restorer(case.pixels.shape[-1], finding.task or task)
-            level = self._level(finding, restorer.config)
             if restorer.config.task == "denoise" and case.pixels.shape[-1] < restorer.config.channels:
                 notes.append("a model for colour leaves much of a gray picture's noise: leave `model` out")
-            pixels = run(restorer, case.pixels, level, case.pattern, progress)
-            if task == "demosaic" and case.negative:
-                pixels = develop(pixels, case.negative)
-            case = replace(case, pixels=pixels)
+            case = self._done(case, task, finding, progress)
             models.append(restorer)
             outcome.status = "restored"
         if outcome.status == "restored" and len(notes) > 1:  # of several steps only what was done is told
@@ -238,6 +242,30 @@ class PictureRestorer:
         outcome.digest = " + ".join(restorer.digest for restorer in models if restorer.digest) or None
         outcome.note = "; ".join(filter(None, notes)) or None
         return outcome, case.result()
+
+    def _done(self, case: Case, task: str, finding: Finding, progress: Tick | None = None) -> Case:
+        """A picture after one step."""
+        restorer = self.restorer(case.pixels.shape[-1], finding.task or task)
+        pixels = run(restorer, case.pixels, self._level(finding, restorer.config), case.pattern, progress)
+        if task == "demosaic" and case.negative:
+            pixels = develop(pixels, case.negative)
+        return replace(case, pixels=pixels)
+
+    def agreed(self, cases: Sequence[Case], alike: bool = True) -> dict[str, Finding]:
+        """What all pictures of a sequence need, by task, found out on some of them; empty where they differ.
+
+        alike: they show the same scene, so what most of them need is done to all.
+        """
+        seen = [case for case in cases if case.hidden is None or not case.hidden.all()]
+        found: dict[str, Finding] = {}
+        for task in self._tasks(seen[0]) if seen else []:
+            finding = guard.agreed([self._examine(case, task) for case in seen], alike)
+            if finding is None:
+                return {}
+            found[task] = finding
+            if not finding.nothing and task != self._tasks(seen[0])[-1]:
+                seen = [self._done(case, task, finding) for case in seen]
+        return found
 
     def foreseen(self, case: Case) -> Outcome:
         """What `treated` would do, and its errors, without a network; of several steps, up to the first one needed.

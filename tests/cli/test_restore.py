@@ -435,11 +435,6 @@ def bomb() -> None:
     Path("bad.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body)
 
 
-def animated(name: str) -> Callable[[], object]:
-    frames = [PIL.Image.new("RGB", (9, 9), (40 * i, 0, 0)) for i in range(3)]
-    return lambda: frames[0].save(name, save_all=True, append_images=frames[1:])
-
-
 BROKEN: dict[str, tuple[str, Callable[[], object], str]] = {
     "truncated PNG": ("bad.png", truncated("bad.png"), "truncated"),
     "truncated JPEG": ("bad.jpg", truncated("bad.jpg"), "truncated"),
@@ -451,9 +446,6 @@ BROKEN: dict[str, tuple[str, Callable[[], object], str]] = {
     "CMYK JPEG": ("bad.jpg", lambda: PIL.Image.new("CMYK", (9, 9)).save("bad.jpg"), "CMYK: convert"),
     "CMYK TIFF": ("bad.tif", lambda: PIL.Image.new("CMYK", (9, 9)).save("bad.tif"), "SEPARATED: convert"),
     "float TIFF": ("bad.tif", lambda: tifffile.imwrite("bad.tif", np.zeros((9, 9), "f8")), "64-bit floating-point"),
-    "animated WebP": ("bad.webp", animated("bad.webp"), "3 frames"),
-    "animated PNG": ("bad.png", animated("bad.png"), "3 frames"),
-    "pages": ("bad.tif", animated("bad.tif"), "3 frames or pages"),
     "missing": ("bad.png", lambda: None, "there is no such file"),
     "a dangling link": ("bad.png", lambda: Path("bad.png").symlink_to("nowhere"), "there is no such file"),
 }

@@ -762,7 +762,7 @@ def test_an_existing_file_is_kept_unless_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("links", [True, False])
 def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
     path = tmp_path / "x.png"
-    encode = writing._encode
+    encode = writing.encoded
 
     def slowly(*arguments: Any) -> bytes | memoryview:
         path.write_bytes(b"precious")
@@ -771,7 +771,7 @@ def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path, monkeypatch: pyte
     def no_links(*_: object) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
 
-    monkeypatch.setattr(writing, "_encode", slowly)
+    monkeypatch.setattr(writing, "encoded", slowly)
     if not links:
         monkeypatch.setattr(os, "link", no_links)
     assert "`overwrite`" in rejection(picture(), path)
