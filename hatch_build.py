@@ -15,7 +15,8 @@ class Manual(BuildHookInterface):
         command = [sys.executable, "-m", "dagl_cli.cli.manual"]
         made = subprocess.run(command, cwd=self.root, capture_output=True, check=False)
         if made.returncode:  # no reason to have no dagl at all
-            self.app.display_warning(f"there will be no manual page: {made.stderr.decode().splitlines()[-1]}")
+            why = made.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+            self.app.display_warning(f"there will be no manual page: {why}")
             return
         page = Path(self.directory) / "dagl.1"
         page.parent.mkdir(parents=True, exist_ok=True)

@@ -60,9 +60,9 @@ class Denoiser(Base):  # type: ignore[misc]
 
         Raises UsageError for other shapes, channels and levels.
         """
-        if x.ndim != 4 or x.shape[1] != self.model.config.channels:
-            wanted = f"(B, {self.model.config.channels}, H, W)"
-            raise UsageError(f"`x` is of shape {tuple(x.shape)}: this model takes {wanted}")
+        if x.ndim != 4 or x.shape[1] != self.model.config.channels or not x.is_floating_point():
+            wanted = f"(B, {self.model.config.channels}, H, W) of floats"
+            raise UsageError(f"`x` is of shape {tuple(x.shape)}, {x.dtype}: this model takes {wanted}")
         level = self._level(sigma, x).view(-1, 1, 1, 1)
         contrast = HIGHEST / level.clamp(min=HIGHEST)
         own = next(self.model.parameters()).dtype
@@ -71,7 +71,10 @@ class Denoiser(Base):  # type: ignore[misc]
 
     def _level(self, sigma: float | Tensor, x: Tensor) -> Tensor:
         """(B,). Raises UsageError."""
-        level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
+        try:
+            level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
+        except (TypeError, ValueError, RuntimeError):
+            raise UsageError(f"`sigma` is a {type(sigma).__name__}: give one number, or {len(x)}") from None
         if level.numel() not in (1, len(x)) or level.numel() != max((1, *level.shape)):
             shape = tuple(level.shape)
             raise UsageError(f"`sigma` is of shape {shape} for a batch of {len(x)}: give one number, or {len(x)}")

@@ -1,12 +1,16 @@
 """DAGL among spandrel's architectures: found by state dicts alone, with the results of dagl itself.
 
 What spandrel's own tests ask of an architecture (`assert_loads_correctly`, `assert_size_requirements`, its call API) is
-asked here too; the helpers themselves are not in its package.
+asked here too; the helpers themselves are in its repository only, and are run where there is a copy of it.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -109,3 +113,29 @@ def test_what_is_no_network_of_ours(loader: Any, other: dict[str, Any]) -> None:
         loader.load_from_state_dict(other)
     with pytest.raises(WeightsError, match="of no variant of dagl"):
         spandrel.DAGLArch().load(other)
+
+
+@pytest.mark.skipif(
+    "SPANDREL_SOURCE" not in os.environ,
+    reason="needs spandrel's own tests: set SPANDREL_SOURCE to its repository, whose requirements-dev.txt is installed",
+)
+def test_spandrels_own_helpers(loader: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = importlib.util.spec_from_file_location(
+        "spandrel_util", Path(os.environ["SPANDREL_SOURCE"]) / "tests/util.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    util: Any = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, util)
+    spec.loader.exec_module(util)
+    monkeypatch.setattr(DAGL, "hyperparameters", property(lambda self: self.config.to_dict()), raising=False)
+    util.assert_loads_correctly(
+        spandrel.DAGLArch(),
+        lambda: DAGL(model_config("trunk", "dejpeg", 3)),
+        lambda: DAGL(replace(model_config("unet", "denoise", 3), features=32)),
+        lambda: DAGL(model_config("dagl", "denoise", 1)),
+        lambda: DAGL(model_config("paper", "denoise", 1)),
+    )
+    for name in ("denoise-color", "denoise-gray"):
+        descriptor = loader.load_from_file(weights.folder() / f"{name}.safetensors")
+        util.assert_size_requirements(descriptor, max_size=12, max_candidates=6)
