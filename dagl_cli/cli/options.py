@@ -166,7 +166,9 @@ MaxPixels = Annotated[
 Strip = Annotated[
     bool,
     typer.Option(
-        "--strip-metadata", envvar="DAGL_STRIP_METADATA", help="Leave EXIF and resolution out; colours stay exact."
+        "--strip-metadata",
+        envvar="DAGL_STRIP_METADATA",
+        help="Leave EXIF, resolution and record out; colours stay.",
     ),
 ]
 PageList = Annotated[

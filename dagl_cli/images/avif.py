@@ -13,6 +13,7 @@ from PIL.AvifImagePlugin import AvifImageFile
 
 from ..errors import ImageError
 from .boxes import boxes
+from .colour import cicp
 from .exif import holding_resolution, resolution_of, without_orientation
 from .image import Metadata, check_size, refuse_frames, spread
 
@@ -40,6 +41,10 @@ def decode(data: bytes, max_pixels: int) -> tuple[np.ndarray, Metadata]:
         if levels.dtype != np.uint16 or int(levels.max()) >= 2**bits:
             raise ImageError("its depth is not what it says: get an intact copy of it")
         levels = spread(levels, bits)
+    for content in properties.get(b"colr", []) if not metadata.icc else ():
+        if bytes(content[:4]) == b"nclx" and len(content) >= 8:
+            numbers = (int.from_bytes(content[place : place + 2], "big") for place in (4, 6))
+            metadata.png_colours = metadata.png_colours or cicp(*numbers)
     metadata.resolution = resolution_of(metadata.exif)
     return levels, metadata
 

@@ -1,4 +1,4 @@
-"""sRGB: its curve, for arrays and tensors alike, and ICC profiles: sRGB's, and whether data is one."""
+"""Colours: sRGB's curve, for arrays and tensors alike; ICC profiles; the numbers of ITU-T H.273."""
 
 from __future__ import annotations
 
@@ -18,6 +18,15 @@ def srgb_decode(code: Any) -> Any:
     """sRGB's code in [0, 1] -> linear light (IEC 61966-2-1). An array (numpy) or a tensor (torch), any shape."""
     dark = code <= 0.04045
     return dark * (code / 12.92) + ~dark * (((abs(code) + 0.055) / 1.055) ** 2.4)
+
+
+_ORDINARY = ((1, 13), (1, 1), (1, 2), (2, 2), (2, 13))
+"""Primaries and curves that mean sRGB, or may as well, where a picture says nothing else."""
+
+
+def cicp(primaries: int, curve: int) -> list[tuple[bytes, bytes]]:
+    """The numbers of a picture's colours (ITU-T H.273) as PNG's chunk for them; none where they are sRGB's."""
+    return [] if (primaries, curve) in _ORDINARY else [(b"cICP", bytes([primaries & 255, curve & 255, 0, 1]))]
 
 
 def is_profile(data: bytes) -> bool:

@@ -49,7 +49,7 @@ _ALL = frozenset({"icc", "exif", "xmp", "resolution"})
 
 FORMATS = {
     "PNG": Format(
-        (".png",), (b"\x89PNG\r\n\x1a\n",), png.decode, png.encode, _ALL | {"png_text"}, depths=(8, 16),
+        (".png",), (b"\x89PNG\r\n\x1a\n",), png.decode, png.encode, _ALL | {"png_text", "png_colours"}, depths=(8, 16),
     ),
     "JPEG": Format(
         (".jpg", ".jpeg", ".jpe", ".jfif", ".jif"), (b"\xff\xd8\xff",), jpeg.decode, jpeg.encode,

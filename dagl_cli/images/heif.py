@@ -8,13 +8,12 @@ import numpy as np
 
 from ..errors import ImageError
 from .boxes import boxes
+from .colour import cicp
 from .exif import resolution_of, upright
 from .image import Metadata, check_size, refuse_frames, unpremultiplied
 
 BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 """What files of the family call themselves."""
-_SRGB = ((1, 13), (1, 1), (1, 2), (2, 2), (2, 13))
-"""Primaries and curves (ITU-T H.273) that mean sRGB where a picture says nothing else, or may as well."""
 
 
 def package() -> Any:
@@ -45,10 +44,8 @@ def decode(data: bytes, max_pixels: int) -> tuple[np.ndarray, Metadata]:
     if bits > 8:  # the upper bits of 16
         levels = levels | levels >> bits
     metadata = Metadata(xmp=picture.info.get("xmp"), icc=picture.info.get("icc_profile"))
-    if not metadata.icc and (colours := picture.info.get("nclx_profile")):
-        numbers = colours["color_primaries"], colours["transfer_characteristics"]
-        if numbers not in _SRGB:
-            metadata.png_colours = [(b"cICP", bytes([*numbers, 0, 1]))]
+    if not metadata.icc and (numbers := picture.info.get("nclx_profile")):
+        metadata.png_colours = cicp(numbers["color_primaries"], numbers["transfer_characteristics"])
     if exif := picture.info.get("exif"):  # turned as the file says; its EXIF does not count
         metadata.exif, _ = upright(exif)
     if any(picture.info.get(kind) for kind in ("depth_images", "aux")):

@@ -198,6 +198,8 @@ def encoded(
     lost = [what for field, what in _CONTENTS.items() if field not in format.keeps and getattr(metadata, field)]
     if lost:
         notes.append(f"{name} holds no {' and no '.join(lost)}: left out")
+    if "png_colours" not in format.keeps and any(kind == b"cICP" for kind, _ in metadata.png_colours):
+        notes.append(f"{name} is not told what its colours are (as PQ, HLG): choose .png to keep that")
     assert format.encode is not None
     data = format.encode(samples[..., 0] if samples.shape[2] == 1 else samples, metadata)
     notes += metadata.notes

@@ -183,6 +183,21 @@ def test_a_missing_package_names_its_extra(name: str, data: bytes, monkeypatch: 
         read(data)
 
 
+def test_stripping_leaves_what_the_samples_mean() -> None:
+    wide = (0.68, 0.32, 0.265, 0.69, 0.15, 0.06, 0.31, 0.33)
+    image = read(exr({"RGB": RGB, "Z": RGB[..., 0]}, owner="Someone", chromaticities=wide))
+    image.hdr, image.header_lines = [b"EXPOSURE=2.5"], [b"# by hand"]
+    stream = io.BytesIO()
+    write(image, stream, format="EXR", strip_metadata=True)
+    header = OpenEXR.File(io.BytesIO(stream.getvalue()), separate_channels=True)
+    assert "owner" not in header.header()
+    assert header.header()["chromaticities"][0] == pytest.approx(0.68)
+    assert header.channels().keys() == {"R", "G", "B", "Z"}
+    stream = io.BytesIO()
+    write(image, stream, format="HDR", strip_metadata=True)
+    assert stream.getvalue().startswith(b"#?RADIANCE\nEXPOSURE=2.5\nFORMAT=")
+
+
 # --- Radiance and PFM ------------------------------------------------------------------------------------------------
 
 

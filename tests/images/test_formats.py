@@ -204,6 +204,18 @@ def test_jpeg_xl_of_others(boxed: bool) -> None:
         read(bytes(imagecodecs.jpegxl_encode(frames, usecontainer=boxed)))
 
 
+def test_numbered_colours_of_avif_go_into_a_png_and_are_missed_elsewhere() -> None:
+    stream = io.BytesIO()
+    write(picture(), stream, format="AVIF")
+    data = stream.getvalue()
+    place = data.index(b"colrnclx") + 8
+    assert read(data).png_colours == []
+    image = read(data[:place] + bytes([0, 9, 0, 16]) + data[place + 4 :])  # BT.2020, PQ
+    assert image.png_colours == [(b"cICP", bytes([9, 16, 0, 1]))]
+    assert through(image, "PNG")[0].png_colours == image.png_colours
+    assert through(image, "AVIF")[1] == ["AVIF is not told what its colours are (as PQ, HLG): choose .png to keep that"]
+
+
 def stepped(number: int) -> list[tuple[int, int]]:
     """A chromaticity's number as JPEG XL codes it: (bits, value) of the way and of the rest."""
     for way, (bits, start) in reversed([*enumerate(jpegxl._STEPS)]):

@@ -76,6 +76,25 @@ def test_files_that_are_refused() -> None:
         read(b"\0\0\0\x18ftypmif1\0\0\0\0mif1avif" + bytes(40))
 
 
+def test_gray() -> None:
+    ramp = np.broadcast_to(np.linspace(0, 255, 64).round().astype(np.uint8), (40, 64))
+    stream = io.BytesIO()
+    pillow_heif.from_bytes(mode="L", size=(64, 40), data=ramp.tobytes()).save(stream, quality=95)
+    assert read(stream.getvalue()).pixels.shape == (40, 64, 1)
+
+
+def test_wide_colours_without_a_profile_go_into_the_png() -> None:
+    profile: dict[str, object] = {
+        "color_primaries": 9,
+        "transfer_characteristics": 16,
+        "matrix_coefficients": 9,
+        "full_range_flag": 1,
+    }
+    image = read(heic(10, False, **profile))
+    assert image.png_colours == [(b"cICP", bytes([9, 16, 0, 1]))]
+    assert read(heic()).png_colours == []
+
+
 def test_names() -> None:
     assert is_image_path("IMG_1.HEIC")
     assert result_suffix(Path("a/IMG_1.HEIC")) == ".png"
