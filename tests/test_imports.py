@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import PIL.Image
 import pytest
 
 import dagl_cli
@@ -60,6 +62,24 @@ except SystemExit as end:
 assert 'torch' not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_restoring_loads_what_it_uses(tmp_path: Path) -> None:
+    noisy = np.random.default_rng(0).normal(128, 25, (72, 80, 3)).clip(0, 255).astype(np.uint8)
+    PIL.Image.fromarray(noisy).save(tmp_path / "in.png")
+    code = f"""
+import sys
+sys.argv = ['dagl', 'denoise', {str(tmp_path / "in.png")!r}, {str(tmp_path / "out.png")!r}]
+from dagl_cli.cli import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
+unused = {{'torch._dynamo', 'sympy', 'scipy', 'skimage', 'huggingface_hub', 'tomlkit', 'onnx', 'rawpy'}}
+print(sorted(unused & set(sys.modules)))
+"""
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
+    assert (tmp_path / "out.png").is_file()
 
 
 def test_public_names() -> None:

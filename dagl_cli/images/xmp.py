@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import re
 from xml.parsers import expat
-from xml.sax.saxutils import quoteattr
 
 _PROMISES = {
     "http://ns.google.com/photos/1.0/camera/": "a motion photo's video",
@@ -28,7 +27,8 @@ _PACKET = (
     b'<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
     b'<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">%s</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
 )
-ENTITIES = {'"': "&quot;"}
+LINE = str.maketrans({"\n": "&#10;", "\r": "&#13;", "\t": "&#9;"})
+"""Attributes in one line."""
 
 
 def upright(packet: bytes) -> bytes:
@@ -70,7 +70,7 @@ def with_record(packet: bytes | None, values: dict[str, str]) -> bytes:
 
 def element(values: dict[str, str]) -> bytes:
     """How dagl made a picture, in one line, which formats without XMP hold as a text."""
-    properties = "".join(f" dagl:{name}={quoteattr(value, ENTITIES)}" for name, value in values.items())
+    properties = "".join(f' dagl:{name}="{html.escape(value).translate(LINE)}"' for name, value in values.items())
     return f'<rdf:Description rdf:about="" xmlns:dagl="{_OURS}"{properties}/>'.encode()
 
 

@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import http.client
 import json
 import os
 import re
-import ssl
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -405,6 +401,11 @@ def _fetch(url: str, file: File, target: Path, stop: threading.Event) -> None:
 
 
 def _attempt(url: str, file: File, target: Path, stop: threading.Event) -> None:
+    import http.client  # what takes longest to load here, for the one function that few commands reach
+    import ssl
+    import urllib.error
+    import urllib.request
+
     part = target.with_name(target.name + ".part")
     have = part.stat().st_size if part.is_file() else 0
     have = have if have < file.bytes else 0

@@ -160,7 +160,6 @@ class GatedGraph(nn.Module):
         """Of the two gates, for what neighbours have in common and for what is the node's own: logarithms of the
         noise's weight and of the exponent; how much of the pilot comes in place of what is held back."""
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # it would unroll the loops over blocks
     def forward(self, noisy: Tensor, pilot: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """noisy, pilot: (B, C, H, W), float32, H and W such that patches at every stride cover them; sigma: (B,) on
         the scale of the pixels.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import scipy.ndimage
 
 from ..config import BAYER_PATTERNS, LUMA
 
@@ -44,6 +43,8 @@ def drawing(pixels: np.ndarray) -> str | None:
         return "two tones, as in dithers, line art and halftones"
     mode = int(share.argmax())
     if mode >= 180 and share[max(0, mode - 12) : mode + 13].sum() > 0.6:
+        import scipy.ndimage  # takes longer to load than all that is looked at here
+
         ink = gray < (mode - 40) / 255
         if ink.any() and scipy.ndimage.binary_opening(ink, np.ones((9, 9))).sum() < 0.3 * ink.sum():  # strokes are thin
             return "a page: text or line art on paper"
@@ -71,6 +72,8 @@ def _alternates(plane: np.ndarray) -> bool:
     between = (mean * below - moment)[inner] ** 2 / (below * (1 - below))[inner]  # Otsu (1979), Eq. 18
     if between.max() < TWO_TONES * (share * (np.arange(256) - mean) ** 2).sum():
         return False
+    import scipy.ndimage
+
     detail = plane - scipy.ndimage.gaussian_filter(plane, 2)
     along = min((detail[:, 1:] * detail[:, :-1]).mean(), (detail[1:] * detail[:-1]).mean())
     return bool(along < ALTERNATING * (detail**2).mean())

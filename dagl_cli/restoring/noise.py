@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import safetensors.torch
-import scipy.ndimage
 import torch
 from torch import Tensor, nn
 
@@ -94,7 +93,7 @@ def features(pixels: np.ndarray) -> np.ndarray:
             found += np.log(np.quantile(part_of, shares, axis=1) + FLOOR).T.ravel().tolist()
         energy_of = energies.sum(0)
         flat = energy_of <= np.quantile(energy_of, FLATTEST)
-        fine = planes - scipy.ndimage.uniform_filter(planes, (2 * BLOCK - 1, 2 * BLOCK - 1, 0), mode="mirror")
+        fine = planes - local_mean(planes)
         energy = blocks((fine**2).mean(-1)).mean(1)[usable][flat].mean() + FLOOR
         for distance in (1, 2, 4):
             product = (fine * np.roll(fine, distance, 1)).mean(-1)
@@ -106,8 +105,35 @@ def features(pixels: np.ndarray) -> np.ndarray:
 
 def detail(planes: np.ndarray) -> list[np.ndarray]:
     """(H, W, C) -> its bands, each a difference of means over squares of `BANDS` pixels."""
-    means = [planes, *(scipy.ndimage.uniform_filter(planes, (side, side, 0), mode="mirror") for side in BANDS)]
+    height, width, margin = *planes.shape[:2], BANDS[-1] // 2
+    sums, means = mirrored(planes, margin), [planes]
+    for side in BANDS:  # each from the one before: four sums of half the side
+        half = side // 2
+        sums = sums[:-half] + sums[half:]
+        sums = sums[:, :-half] + sums[:, half:]
+        first = margin - half
+        means.append(sums[first : first + height, first : first + width] / np.float32(side * side))
     return [fine - coarse for fine, coarse in itertools.pairwise(means)]
+
+
+def local_mean(planes: np.ndarray) -> np.ndarray:
+    """(H, W, C) -> the mean over the square of 2 `BLOCK` - 1 pixels around each."""
+    for axis in (0, 1):
+        padded = sums = np.moveaxis(mirrored(planes, BLOCK - 1), axis, 0)
+        half = 1
+        while half < BLOCK:
+            sums = sums[:-half] + sums[half:]
+            half *= 2
+        own = padded[BLOCK - 1 : 1 - BLOCK]  # the sums to its left and to its right both hold it
+        means = (sums[: len(own)] + sums[BLOCK - 1 :] - own) / np.float32(2 * BLOCK - 1)
+        other = slice(BLOCK - 1, 1 - BLOCK)
+        planes = np.moveaxis(means[:, other], 0, axis)
+    return planes
+
+
+def mirrored(planes: np.ndarray, margin: int) -> np.ndarray:
+    """(H, W, C) with so many rows and columns more on every side."""
+    return np.pad(planes, ((margin, margin), (margin, margin), (0, 0)), mode="reflect")
 
 
 def blocks(plane: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ It comes with downloads, so anybody may have written it: what is not as the clas
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -193,7 +194,7 @@ def typed(kind: Any, value: Any) -> Any:
     if kind is Any:
         return value
     if is_dataclass(kind) and isinstance(value, dict):
-        hints = get_type_hints(kind)
+        hints = _hints(kind)
         given = {f.name: typed(hints[f.name], value[f.name]) for f in fields(kind) if f.name in value}
         if lacking := {f.name for f in fields(kind) if f.default is f.default_factory is MISSING} - given.keys():
             raise ValueError(f"there is no '{min(lacking)}'")
@@ -214,6 +215,11 @@ def typed(kind: Any, value: Any) -> Any:
     if kind is float and isinstance(value, float) and math.isfinite(value):
         return value
     raise ValueError(f"{repr(value)[:60]} is no {getattr(kind, '__name__', kind)}")
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def parsed(text: str | bytes) -> Any:

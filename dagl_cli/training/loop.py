@@ -26,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from .. import __version__
 from ..errors import DaglError, UsageError, one_line
 from ..files import clean, locked, write
-from ..nn.model import DAGL
+from ..nn.model import DAGL, compiled
 from ..restoring.device import is_out_of_memory
 from ..store import weights
 from . import presets
@@ -274,7 +274,7 @@ def _compile(job: Job) -> None:
     degraded, clean, sigma = _batch(job, job.crops[job.state.step])
     part = slice(0, job.micro)
     try:
-        job.network = torch.compile(job.state.model)  # type: ignore[assignment]
+        job.network = compiled(job.state.model)
         _loss(job, degraded[part], clean[part], None if sigma is None else sigma[part]).backward()
     except Exception as error:
         job.network = job.state.model

@@ -12,9 +12,6 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import tomlkit
-from tomlkit.exceptions import TOMLKitError
-
 from ..config import TASKS, VARIANTS, ModelConfig, model_config
 from ..errors import UsageError, one_line, unknown
 from . import library
@@ -282,6 +279,9 @@ def read_toml(path: Path) -> dict[str, Any]:
 
     Raises UsageError.
     """
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
+
     try:
         values = tomlkit.parse(path.read_text(encoding="utf-8")).unwrap()
     except OSError as error:
@@ -296,6 +296,8 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def to_toml(config: TrainConfig) -> str:
     """The settings as a TOML file that `read_toml` reads back; None is left out."""
+    import tomlkit
+
     values = {k: v for k, v in asdict(config).items() if v is not None}
     values |= {"data": [str(folder) for folder in config.data], "output": str(config.output)}
     return tomlkit.dumps({k: v for k, v in values.items() if k != "model"} | {"model": values["model"]})
@@ -303,6 +305,9 @@ def to_toml(config: TrainConfig) -> str:
 
 def parse_set(settings: list[str]) -> dict[str, Any]:
     """NAME=VALUE, one each -> settings of the model. Values are TOML's; what is not is a string. Raises UsageError."""
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
+
     values: dict[str, Any] = {}
     for setting in settings:
         name, equals, value = setting.partition("=")

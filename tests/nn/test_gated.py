@@ -24,7 +24,7 @@ from dagl_cli.nn.gated import (
     search,
     smallest,
 )  # fmt: skip
-from dagl_cli.nn.model import DAGL
+from dagl_cli.nn.model import DAGL, compiled
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPE = dict(channels=1, heads=2, patch=8, stride=4, window=64, neighbours=5)
@@ -200,6 +200,16 @@ def test_without_heads_only_the_network_behind_is_left() -> None:
     assert model(x, 25).shape == x.shape
     with pytest.raises(UsageError, match="heads must be at least 1"):
         ModelConfig(heads=0)
+
+
+def test_compiling_leaves_the_graph_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = ModelConfig(features=8, blocks=2, stages=1, stage_blocks=1, heads=1, graph="gated", noise_map=True)
+    model, x = DAGL(config), torch.rand(1, 1, 9, 12)
+    expected = model(x, 25)
+    monkeypatch.setattr(torch, "compile", lambda network: network)
+    graph = next(m for m in compiled(model).modules() if isinstance(m, GatedGraph))
+    assert getattr(graph.forward, "_torchdynamo_disable", False)
+    assert torch.equal(model(x, 25), expected)
 
 
 def test_sizes_are_filled_up_by_mirroring() -> None:

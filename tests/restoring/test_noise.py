@@ -60,3 +60,16 @@ def test_too_small_to_be_measured() -> None:
 def test_gray_is_measured_like_three_equal_channels() -> None:
     gray = noisy(8.0, 0.9).mean(-1, keepdims=True)
     assert noise.measure(gray) == noise.measure(gray.repeat(3, -1))
+
+
+@pytest.mark.parametrize("shape", [(32, 48, 1), (64, 80, 2)])
+def test_means_are_those_of_a_library(shape: tuple[int, int, int]) -> None:
+    planes = np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
+
+    def mean(side: int) -> np.ndarray:
+        return scipy.ndimage.uniform_filter(planes, (side, side, 0), mode="mirror")
+
+    np.testing.assert_allclose(noise.local_mean(planes), mean(2 * noise.BLOCK - 1), atol=1e-3)
+    coarsest = planes - sum(noise.detail(planes))
+    np.testing.assert_allclose(coarsest, mean(16), atol=1e-3)
+    np.testing.assert_allclose(noise.detail(planes)[1], mean(2) - mean(4), atol=1e-3)
