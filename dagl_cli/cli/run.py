@@ -195,12 +195,13 @@ def row(
     quality: int | None = None,
     model: str | None = None,
     digest: str | None = None,
+    precision: str | None = None,
     note: str | None = None,
 ) -> dict[str, Any]:
     """One file in the report, as it goes to --json."""
     return {
         "input": source, "output": target, "status": status, "seconds": seconds, "sigma": sigma, "quality": quality,
-        "model": model, "sha256": digest, "message": with_flags(note) if note else None,
+        "model": model, "precision": precision, "sha256": digest, "message": with_flags(note) if note else None,
     }  # fmt: skip
 
 

@@ -126,7 +126,7 @@ def settings(restorer: Restorer, path: Path) -> Settings:
         overlap=min(restorer.overlap, restorer.tile // 2) if blend else None,
         ensemble="x8" if options.ensemble else "none",
         device=str(restorer.device),
-        precision=str(restorer.dtype).removeprefix("torch."),
+        precision=str(restorer.dtype()).removeprefix("torch."),
     )
 
 

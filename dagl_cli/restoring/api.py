@@ -180,7 +180,7 @@ class _Restoring:
             sigma = self.sigma
             if sigma is None and restorer.config.noise_map:
                 sigma = _estimated(case.seen(), self.task)
-            restored = run(restorer, case.pixels, sigma, self.pattern, progress)
+            restored = run(restorer, case.pixels, sigma, self.pattern, picture.depth, progress)
             pixels = replace(case, pixels=restored).result().pixels
         return _as_given(pixels, picture, image)
 
@@ -252,7 +252,7 @@ def _picture(image: object) -> images.Image:
         pixels = floats.reshape(*shape[:2], -1)
     if not bool(((pixels >= -0.5) & (pixels <= 1.5)).all()):
         raise UsageError("pixel values must be finite and in [0, 1] (a little beyond is fine for noise)")
-    return images.Image(pixels)
+    return images.Image(pixels, depth=8 if str(image.dtype) == "uint8" else 16)
 
 
 def _of_pil(image: PIL.Image.Image) -> images.Image:

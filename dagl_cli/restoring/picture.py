@@ -52,6 +52,8 @@ class Outcome:
     model: str | None = None
     digest: str | None = None
     """SHA-256 of the model's file."""
+    precision: str | None = None
+    """What the network computed in, one of `PRECISIONS`."""
     note: str | None = None
     seconds: float = 0.0
 
@@ -126,17 +128,20 @@ def largest_rectangle(seen: np.ndarray) -> tuple[slice, slice]:
 
 
 def run(
-    restorer: Restorer, pixels: np.ndarray, sigma: float | None, pattern: str, progress: Tick | None = None
+    restorer: Restorer, pixels: np.ndarray, sigma: float | None, pattern: str, depth: int, progress: Tick | None = None
 ) -> np.ndarray:
-    """(H, W, C) -> the same, C fitted to the model's: gray runs through a colour model as three equal channels."""
+    """(H, W, C) -> the same, C fitted to the model's: gray runs through a colour model as three equal channels.
+
+    depth: bits that the result will be rounded to.
+    """
     x, config = torch.from_numpy(pixels).permute(2, 0, 1), restorer.config
     if sigma == 0 and config.noise_map:  # there is nothing to remove; the network would still change a little
         restored = x.clamp(0, 1)
     elif config.task != "demosaic" and len(x) < config.channels:
         colour = x.expand(config.channels, -1, -1).contiguous()
-        restored = restorer(colour, sigma, pattern, progress).mean(0, keepdim=True)
+        restored = restorer(colour, sigma, pattern, progress, depth).mean(0, keepdim=True)
     else:
-        restored = restorer(x, sigma, pattern, progress)
+        restored = restorer(x, sigma, pattern, progress, depth)
     return restored.permute(1, 2, 0).numpy()
 
 
@@ -223,6 +228,7 @@ class PictureRestorer:
             return Outcome("unchanged", note=UNSEEN), case.picture
         models: list[Restorer] = []
         outcome, notes = Outcome("unchanged"), []
+        precisions: list[str] = []
         for task in self._tasks(case):
             finding = found[task] if task in found else self._examine(case, task)
             notes.append(finding.nothing or finding.note)
@@ -235,9 +241,11 @@ class PictureRestorer:
                 notes.append("a model for colour leaves much of a gray picture's noise: leave `model` out")
             case = self._done(case, task, finding, progress)
             models.append(restorer)
+            precisions.append(restorer.precision(case.picture.depth, min(case.pixels.shape[:2])))
             outcome.status = "restored"
         if outcome.status == "restored" and len(notes) > 1:  # of several steps only what was done is told
             notes = [note for note in notes if note and "left as it is" not in note]
+        outcome.precision = " + ".join(dict.fromkeys(precisions)) or None
         outcome.model = " + ".join(restorer.name for restorer in models) or None
         outcome.digest = " + ".join(restorer.digest for restorer in models if restorer.digest) or None
         outcome.note = "; ".join(filter(None, notes)) or None
@@ -246,7 +254,9 @@ class PictureRestorer:
     def _done(self, case: Case, task: str, finding: Finding, progress: Tick | None = None) -> Case:
         """A picture after one step."""
         restorer = self.restorer(case.pixels.shape[-1], finding.task or task)
-        pixels = run(restorer, case.pixels, self._level(finding, restorer.config), case.pattern, progress)
+        pixels = run(
+            restorer, case.pixels, self._level(finding, restorer.config), case.pattern, case.picture.depth, progress
+        )
         if task == "demosaic" and case.negative:
             pixels = develop(pixels, case.negative)
         return replace(case, pixels=pixels)
@@ -285,7 +295,7 @@ class PictureRestorer:
             x = torch.from_numpy(case.pixels).permute(2, 0, 1)
             x = x.expand(config.channels, -1, -1) if len(x) < config.channels and task != "demosaic" else x
             check_input(config, name, x, self._level(finding, config), case.pattern)
-            return Outcome("planned", finding.sigma, finding.quality, name, finding.note)
+            return Outcome("planned", finding.sigma, finding.quality, name, note=finding.note)
         return Outcome("unchanged", finding.sigma, finding.quality, note="; ".join(notes))
 
     def _level(self, finding: Finding, config: ModelConfig) -> float | None:

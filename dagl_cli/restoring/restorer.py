@@ -15,11 +15,16 @@ from ..errors import DaglError, UsageError, unknown
 from ..nn.model import DAGL
 from ..store import weights
 from . import tiling
-from .device import is_out_of_memory, pick_device, pick_dtype
+from .device import DTYPES, bfloat16_is_faster, is_out_of_memory, pick_device, pick_dtype
 from .tiling import Tick
 
 Warn = Callable[[str], None]
 """Called with one line that the user should know of."""
+HALF_LEVEL = 0.5 / 255
+"""By more no value of 8 bits may change for a faster precision, but for one in a thousand."""
+NARROW = 32
+"""Pictures with a side below this, in pixels, are computed in float32 on a CPU, whatever was asked for: in bfloat16
+oneDNN's convolutions read beyond feature maps that are 1 to 3 wide, and what lies there can be no number."""
 
 
 class Restorer:
@@ -46,6 +51,8 @@ class Restorer:
         self.tile, self.overlap = first_tile(self.config, options)
         self.device = pick_device(options.device)
         self.model = model.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._serves: bool | None = None
+        """Whether bfloat16 does on the CPU, once it was tried."""
 
     def __call__(
         self,
@@ -53,25 +60,28 @@ class Restorer:
         sigma: float | None = None,
         pattern: str = PAPER_PATTERN,
         progress: Tick | None = None,
+        depth: int = 16,
     ) -> Tensor:
         """Restore one image, tile by tile.
 
         x: (C, H, W) float32 on the CPU, range [0, 1], C as the model's. For demosaicing x is (1, H, W), the
         sensor's mosaic, or (3, H, W), of which the samples that `pattern` measures are used.
         sigma: noise level on the 0-255 scale; only and always for models with a noise map.
+        depth: bits that the result will be rounded to, see `dtype`.
         Returns (C_out, H, W) float32, clipped to [0, 1]. Out of memory, the tiles shrink, then the CPU takes over,
         for this and all later images. Raises what `check_input` raises.
         """
         check_input(self.config, self.name, x, sigma, pattern)
         if self.config.task == "demosaic":
-            return self._mosaic(bayer_mosaic(x.expand(3, -1, -1)[None], pattern)[0], pattern, progress)
-        run = tiling.ensemble_x8(self._network(sigma)) if self.options.ensemble else self._network(sigma)
+            return self._mosaic(bayer_mosaic(x.expand(3, -1, -1)[None], pattern)[0], pattern, progress, depth)
+        network = self._network(sigma, depth)
+        run = tiling.ensemble_x8(network) if self.options.ensemble else network
         return _blended(x, self._tiled(run, x, progress), self.options).clamp_(0, 1)
 
-    def _mosaic(self, mosaic: Tensor, pattern: str, progress: Tick | None) -> Tensor:
+    def _mosaic(self, mosaic: Tensor, pattern: str, progress: Tick | None, depth: int) -> Tensor:
         """(3, H, W) with the samples that were not measured at 0; with the ensemble in its 8 turns."""
         if not self.options.ensemble:
-            return self._demosaic(mosaic, pattern, progress)
+            return self._demosaic(mosaic, pattern, progress, depth)
         total = torch.zeros_like(mosaic)
         height, width = mosaic.shape[-2:]
         colours = bayer_masks(height, width, pattern).int().argmax(0)  # (H, W): 0, 1, 2 for R, G, B
@@ -79,31 +89,55 @@ class Restorer:
             turned = tiling.turn(mosaic, i)
             seen = "".join("RGB"[c] for c in tiling.turn(colours, i)[:2, :2].flatten())
             step = None if progress is None else lambda d, n, i=i: progress(i * n + d, 8 * n)
-            total += tiling.turn_back(self._demosaic(turned, seen, step), i)
+            total += tiling.turn_back(self._demosaic(turned, seen, step, depth), i)
         return total / 8
 
-    def _demosaic(self, mosaic: Tensor, pattern: str, progress: Tick | None) -> Tensor:
+    def _demosaic(self, mosaic: Tensor, pattern: str, progress: Tick | None, depth: int) -> Tensor:
         """Any pattern becomes the trained one, on whole cells, by mirroring a row or column on the outside."""
         height, width = mosaic.shape[-2:]
         left, top = pattern in ("RGGB", "GBRG"), pattern in ("BGGR", "GBRG")
         sides = (int(left), (width + left) % 2, int(top), (height + top) % 2)  # mirroring keeps the colours' places
         padded = F.pad(mosaic[None], sides, mode="reflect")[0]
-        restored = self._tiled(self._network(None), padded, progress).clamp_(0, 1)
+        restored = self._tiled(self._network(None, depth), padded, progress).clamp_(0, 1)
         return restored[:, int(top) : int(top) + height, int(left) : int(left) + width]
 
-    def _network(self, sigma: float | None) -> tiling.Network:
-        def run(batch: Tensor) -> Tensor:
-            batch = batch.to(self.device, memory_format=torch.channels_last)
-            dtype = self.dtype
-            with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-                return self.model(batch, sigma).float()
+    def _network(self, sigma: float | None, depth: int) -> tiling.Network:
+        return lambda batch: self._run(batch, sigma, self.dtype(depth, min(batch.shape[-2:])))
 
-        return run
+    def _run(self, batch: Tensor, sigma: float | None, dtype: torch.dtype) -> Tensor:
+        batch = batch.to(self.device, memory_format=torch.channels_last)
+        with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+            return self.model(batch, sigma).float()
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """What the network computes in; weights and results stay float32."""
-        return pick_dtype(self.options.precision, self.device)
+    def dtype(self, depth: int = 16, side: int = NARROW) -> torch.dtype:
+        """What the network computes in; weights and results stay float32.
+
+        depth: bits of the result's samples. For 8, 'auto' is bfloat16 on a CPU too, if that is faster there and hardly
+        a value of a test picture changes by half a level. side: the picture's shorter one, in pixels.
+        """
+        if self.device.type == "cpu" and side < NARROW:
+            return torch.float32
+        if self.options.precision != "auto" or self.device.type != "cpu" or depth > 8:
+            return pick_dtype(self.options.precision, self.device)
+        if self._serves is None:
+            self._serves = bfloat16_is_faster() and self._change() < HALF_LEVEL
+        return torch.bfloat16 if self._serves else torch.float32
+
+    def precision(self, depth: int = 16, side: int = NARROW) -> str:
+        """`dtype` as in `PRECISIONS`."""
+        return next(name for name, dtype in DTYPES.items() if dtype == self.dtype(depth, side))
+
+    def _change(self) -> float:
+        """What bfloat16 changes in a noisy picture of edges and waves: exceeded by one value in a thousand."""
+        y, x = torch.meshgrid(*(torch.linspace(-1, 1, 64),) * 2, indexing="ij")
+        picture = 0.5 + 0.2 * torch.sin(40 * x * y) + 0.25 * torch.sign(x + 0.3 * y) * (y > 0)
+        noise = torch.randn(1, self.config.channels, 64, 64, generator=torch.Generator().manual_seed(0)) * 25 / 255
+        noisy = (picture + noise).clamp(0, 1)
+        if self.config.task == "demosaic":
+            noisy = bayer_mosaic(noisy, PAPER_PATTERN)
+        sigma = 25.0 if self.config.noise_map else None
+        exact, quick = (self._run(noisy, sigma, dtype) for dtype in (torch.float32, torch.bfloat16))
+        return float((exact - quick).abs().flatten().quantile(0.999))
 
     def _tiled(self, run: tiling.Network, x: Tensor, progress: Tick | None) -> Tensor:
         while True:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import math
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..restoring.device import seconds
 from . import muon
 from .presets import TrainConfig
 
@@ -59,20 +60,16 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
 
 
 def faster_precision(batch: int, crop: int, device: torch.device) -> str:
-    """'bf16' where this machine convolves faster with it (CPUs with AMX, GPUs), 'fp32' elsewhere: measured.
-
-    By turns, and the best of each counts: other work on the machine must not decide it.
-    """
+    """'bf16' where this machine convolves faster with it (CPUs with AMX, GPUs), 'fp32' elsewhere: measured."""
     x = torch.rand(batch, 64, crop // 2, crop // 2, device=device)
     layer = nn.Conv2d(64, 64, 3, padding=1, device=device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    seconds = dict.fromkeys(DTYPES, math.inf)
-    for _ in range(5):
-        for name in DTYPES:
-            start = time.perf_counter()
-            with autocast(name, device):
-                for _ in range(5):
-                    layer(x).float().sum().backward()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            seconds[name] = min(seconds[name], time.perf_counter() - start)
-    return min(seconds, key=lambda name: seconds[name])
+
+    def steps(name: str) -> None:
+        with autocast(name, device):
+            for _ in range(5):
+                layer(x).float().sum().backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    spent = seconds({name: functools.partial(steps, name) for name in DTYPES})
+    return min(spent, key=lambda name: spent[name])
