@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, dagl, saved, tiny
+from helpers import ROOT, dagl, noting, saved, tiny
 from PIL import Image
 
 from dagl_cli.config import Options
@@ -120,8 +120,8 @@ def test_the_report_says_which(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("kind", "expected"), [("uint8", "bf16"), ("uint16", "fp32"), ("float32", "fp32")])
 def test_arrays(monkeypatch: pytest.MonkeyPatch, kind: str, expected: str) -> None:
     model = Restorer(tiny(graph=False))
-    used = []
+    used: list[torch.dtype] = []
     run = model._run
-    monkeypatch.setattr(model, "_run", lambda x, sigma, dtype: used.append(dtype) or run(x, sigma, dtype))
+    monkeypatch.setattr(model, "_run", lambda x, sigma, dtype: noting(used, dtype, run(x, sigma, dtype)))
     restore(np.ones((40, 40), kind), sigma=25, model=model)
     assert used[-1] == device.DTYPES[expected]

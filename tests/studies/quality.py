@@ -255,7 +255,7 @@ def without(restorer: Restorer) -> None:
     """Heads that leave the pilot as it is; stages that leave their features as they are."""
     for stage in restorer.model.stages:
         if isinstance(stage, GatedStage) and stage.graph:
-            stage.graph.forward = partial(pilots, stage.graph.heads)
+            stage.graph.forward = partial(pilots, stage.graph.heads)  # type: ignore[method-assign]
         else:
             stage.forward = lambda x: x
 
