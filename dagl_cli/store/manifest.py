@@ -194,7 +194,7 @@ def typed(kind: Any, value: Any) -> Any:
     if kind is Any:
         return value
     if is_dataclass(kind) and isinstance(value, dict):
-        hints = _hints(kind)
+        hints = _hints(kind)  # type: ignore[arg-type]  # mypy: a dataclass may not be hashable; classes are
         given = {f.name: typed(hints[f.name], value[f.name]) for f in fields(kind) if f.name in value}
         if lacking := {f.name for f in fields(kind) if f.default is f.default_factory is MISSING} - given.keys():
             raise ValueError(f"there is no '{min(lacking)}'")
