@@ -3,6 +3,8 @@
     python tests/studies/speed.py network --release DIR   the released network through its chop, against ours
     python tests/studies/speed.py train --release DIR     a training step of 8 crops of 64x64, released and ours
     python tests/studies/speed.py memory                  peak memory and seconds of `dagl denoise` by image size
+    python tests/studies/speed.py methods                 our denoisers in each precision, and others: quality, time
+    python tests/studies/speed.py start                   `dagl denoise` of a small picture, against torch alone
 
 DIR is the folder DN_Gray of a checkout of the authors' repository; without --release only ours is timed.
 """
@@ -11,13 +13,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,9 +31,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dagl_cli.cli import keep_freed_memory
 from dagl_cli.config import Options, model_config
+from dagl_cli.degrade import degraded
+from dagl_cli.measuring import datasets, peers
 from dagl_cli.nn.model import DAGL
 from dagl_cli.restoring import tiling
-from dagl_cli.restoring.restorer import Restorer
+from dagl_cli.restoring.restorer import Restorer, load_model
 from dagl_cli.store.release import convert_released, released_config
 
 
@@ -193,15 +201,147 @@ def memory(megapixels: list[float], model: str) -> None:
             )
 
 
+SETS = {
+    "Set12": (1, ("denoise-gray", "denoise-gray-fast", "denoise-gray-lite")),
+    "Kodak24": (3, ("denoise-color", "denoise-color-lite")),
+}
+"""Set -> channels, and the bundled models that are timed on it."""
+
+
+def methods(folder: Path, checkpoint: Path | None, limit: int | None, plot: Path | None) -> None:
+    """Every method on every image, by turns, at sigma 25; seconds of a megapixel, of the clock and of the CPU.
+
+    checkpoint: one for gray pictures, that spandrel reads. plot: an SVG of quality against CPU seconds, of Set12.
+    """
+    keep_freed_memory()
+    threads, rows = torch.get_num_threads(), []
+    for name, (channels, models) in SETS.items():
+        runs: dict[str, Any] = {}
+        for model in models:
+            for precision in ("fp32", "bf16"):
+                ours = load_model("denoise", channels, model=model, options=Options("cpu", precision=precision))
+                runs[f"{model}, {precision}"] = partial(ours, sigma=25.0)
+        runs["NLM (scikit-image)"] = partial(peers.PEERS["nlm"].run, level=25.0)
+        if find_spec("cv2"):
+            runs["fastNlMeans (OpenCV)"] = fast_nl_means
+        if checkpoint and channels == 1:
+            runs[checkpoint.stem] = partial(peers.checkpoint(checkpoint, "denoise", 1).run, level=25.0)
+        errors, wall, cpu, worst, many = (dict.fromkeys(runs, 0.0) for _ in range(5))
+        pixels = images = 0
+        for run in runs.values():  # what a first picture costs is no method's speed
+            run(torch.rand(channels, 128, 128))
+        for sample in datasets.dataset(name).samples[:limit]:
+            loaded = datasets.load(datasets.dataset(name), sample, folder)
+            clean = torch.from_numpy(loaded.clean).permute(2, 0, 1).contiguous()
+            noisy, images, pixels = degraded(clean, "denoise", 25), images + 1, pixels + clean[0].numel()
+            exact = None
+            for method, run in runs.items():
+                start = time.perf_counter(), time.process_time()
+                restored = run(noisy).clamp(0, 1)
+                wall[method] += time.perf_counter() - start[0]
+                cpu[method] += time.process_time() - start[1]
+                errors[method] -= 10 * math.log10(float((restored - clean).square().mean()))
+                if method.endswith("fp32"):
+                    exact = restored
+                elif method.endswith("bf16") and exact is not None:
+                    change = 255 * (restored - exact).abs()
+                    worst[method] = max(worst[method], float(change.max()))
+                    many[method] += 100 * float((change > 0.5).float().mean())
+        print(
+            f"\n| {name}, {images} images, {threads} threads | PSNR | s/MP | CPU s/MP | largest change | % over 0.5 |"
+        )
+        print("|---|---|---|---|---|---|")
+        for method in runs:
+            spent = [1e6 * total / pixels for total in (wall[method], cpu[method])]
+            change = f"{worst[method]:.2f} | {many[method] / images:.3f}" if worst[method] else " | "
+            print(
+                f"| {method} | {errors[method] / images:.3f} | {spent[0]:.2f} | {spent[1]:.2f} | {change} |", flush=True
+            )
+            rows += [(method, spent[1], errors[method] / images)] if channels == 1 else []
+    if plot:
+        plot.write_text(chart(rows), encoding="utf-8")
+
+
+def fast_nl_means(x: torch.Tensor) -> torch.Tensor:
+    """OpenCV's, with its own windows, 7 and 21, and h = sigma."""
+    import cv2
+
+    levels = (255 * x.clamp(0, 1)).round().byte().permute(1, 2, 0).contiguous().numpy()
+    one = levels.shape[-1] == 1
+    found = cv2.fastNlMeansDenoising(levels, None, 25) if one else cv2.fastNlMeansDenoisingColored(levels, None, 25, 25)
+    return torch.from_numpy(found.reshape(levels.shape)).permute(2, 0, 1) / 255
+
+
+def chart(rows: list[tuple[str, float, float]]) -> str:
+    """(name, seconds, dB) as an SVG, seconds on a logarithmic axis."""
+    width, height, left, bottom = 640, 300, 50, 40
+    low, high = math.floor(min(db for *_, db in rows) * 2) / 2, math.ceil(max(db for *_, db in rows) * 2) / 2
+    first, last = (edge(math.log10(spent) for _, spent, _ in rows) for edge in (min, max))
+
+    def x(spent: float) -> float:
+        return left + 20 + (math.log10(spent) - first) / max(last - first, 1e-9) * (width - left - 190)
+
+    def y(db: float) -> float:
+        return 10 + (high - db) / (high - low) * (height - bottom - 20)
+
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
+             f'font-size="11"><rect width="{width}" height="{height}" fill="white"/>']  # fmt: skip
+    for step in range(int(2 * (high - low)) + 1):
+        db = low + step / 2
+        parts.append(f'<path d="M{left} {y(db):.0f}H{width - 10}" stroke="#ddd"/>'
+                     f'<text x="{left - 6}" y="{y(db) + 4:.0f}" text-anchor="end">{db:.1f}</text>')  # fmt: skip
+    for power in range(math.floor(first * 2), math.ceil(last * 2) + 1):
+        spent = 10 ** (power / 2)
+        if first <= power / 2 <= last:
+            parts.append(f'<text x="{x(spent):.0f}" y="{height - 22}" text-anchor="middle">{spent:.2g}</text>')
+    for name, spent, db in sorted(rows, key=lambda row: row[2]):
+        fill = "#c33" if name.startswith("denoise-") else "#888"
+        parts.append(f'<circle cx="{x(spent):.0f}" cy="{y(db):.0f}" r="4" fill="{fill}"/>'
+                     f'<text x="{x(spent) + 7:.0f}" y="{y(db) + 4:.0f}">{name}</text>')  # fmt: skip
+    parts.append(
+        f'<text x="{(left + width) / 2}" y="{height - 6}" text-anchor="middle">CPU seconds of a megapixel</text>'
+    )
+    parts.append('<text x="4" y="10">dB</text></svg>\n')
+    return "\n".join(parts)
+
+
+def starting(times: int) -> None:
+    """`dagl denoise` of 256x192 pixels, and `import torch` alone, by turns: the median of each in CPU seconds."""
+    from PIL import Image
+
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "in.png")
+        noise = np.random.default_rng(0).normal(128, 25, (192, 256, 3)).clip(0, 255)
+        Image.fromarray(noise.astype(np.uint8)).save(source)
+        commands = {
+            "torch": ["-c", "import torch"],
+            "dagl": ["-m", "dagl_cli", "denoise", "-q", "--overwrite", str(source)],
+        }
+        spent: dict[str, list[float]] = {name: [] for name in commands}
+        for _ in range(times):
+            for name, command in commands.items():
+                before = resource.getrusage(resource.RUSAGE_CHILDREN)
+                subprocess.run([sys.executable, *command], check=True)
+                after = resource.getrusage(resource.RUSAGE_CHILDREN)
+                spent[name].append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    torch_alone, whole = (float(np.median(spent[name])) for name in commands)
+    print("| CPU seconds, median | dagl denoise | import torch | ratio |\n|---|---|---|---|")
+    print(f"| {times} runs each | {whole:.2f} | {torch_alone:.2f} | {whole / torch_alone:.2f} |")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["network", "train", "memory"])
+    parser.add_argument("what", choices=["network", "train", "memory", "methods", "start"])
     parser.add_argument("--release", type=Path, help="folder DN_Gray of the authors' repository")
     parser.add_argument("--size", type=int, default=512, help="side of the image for `network`")
     parser.add_argument("--steps", type=int, default=2, help="for `train`: the fastest of so many counts")
     parser.add_argument("--only", choices=["release", "fp32", "bf16"], help="for `train`: this one, in this process")
     parser.add_argument("--megapixels", type=float, nargs="+", default=[1, 4, 16, 24])
     parser.add_argument("--model", default="denoise-color")
+    parser.add_argument("--data-dir", type=Path, help="for `methods`: the test sets; default: where dagl keeps them")
+    parser.add_argument("--checkpoint", type=Path, help="for `methods`: another denoiser, for gray at sigma 25")
+    parser.add_argument("--limit", type=int, help="for `methods`: so many images of each set")
+    parser.add_argument("--plot", type=Path, help="for `methods`: an SVG to write")
     arguments = parser.parse_args()
     if arguments.what == "network":
         network(arguments.release, arguments.size)
@@ -209,5 +349,10 @@ if __name__ == "__main__":
         train_step(arguments.only, arguments.release, arguments.steps)
     elif arguments.what == "train":
         training(arguments.release, arguments.steps)
+    elif arguments.what == "methods":
+        folder = arguments.data_dir or datasets.default_folder()
+        methods(folder, arguments.checkpoint, arguments.limit, arguments.plot)
+    elif arguments.what == "start":
+        starting(arguments.steps)
     else:
         memory(arguments.megapixels, arguments.model)

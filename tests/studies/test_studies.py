@@ -34,7 +34,11 @@ def test_quality_runs(what: str, arguments: list[str], column: str) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "row"),
-    [(["network", "--size", 64], "| ours, lite, bf16 | "), (["memory", "--megapixels", 0.02], "| 0.02 | ")],
+    [
+        (["network", "--size", 64], "| ours, lite, bf16 | "),
+        (["memory", "--megapixels", 0.02], "| 0.02 | "),
+        (["start", "--steps", 1], "| 1 runs each | "),
+    ],
 )
 def test_speed_runs(arguments: list[object], row: str) -> None:
     assert row in run("speed.py", *arguments)
