@@ -221,11 +221,12 @@ def methods(folder: Path, checkpoint: Path | None, limit: int | None, plot: Path
             for precision in ("fp32", "bf16"):
                 ours = load_model("denoise", channels, model=model, options=Options("cpu", precision=precision))
                 runs[f"{model}, {precision}"] = partial(ours, sigma=25.0)
-        runs["NLM (scikit-image)"] = partial(peers.PEERS["nlm"].run, level=25.0)
+        runs["NLM (scikit-image)"] = lambda x: peers.PEERS["nlm"].run(x, 25.0)
         if find_spec("cv2"):
             runs["fastNlMeans (OpenCV)"] = fast_nl_means
         if checkpoint and channels == 1:
-            runs[checkpoint.stem] = partial(peers.checkpoint(checkpoint, "denoise", 1).run, level=25.0)
+            other = peers.checkpoint(checkpoint, "denoise", 1)
+            runs[checkpoint.stem] = lambda x, other=other: other.run(x, 25.0)
         errors, wall, cpu, worst, many = (dict.fromkeys(runs, 0.0) for _ in range(5))
         pixels = images = 0
         for run in runs.values():  # what a first picture costs is no method's speed
