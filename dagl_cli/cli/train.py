@@ -131,21 +131,23 @@ def train(
         say(with_flags(f"Not given, so chosen: {line}", "train"))
     settings.data = [_fetched(folder, silent) for folder in settings.data]
 
-    from ..training.loop import train as run
+    from ..training.series import train_all
 
     display = Display(settings.task, silent)
     command = shlex.join(["dagl", *(_last_name(argument) for argument in sys.argv[1:])])
     try:
         with display.bar:
-            path = run(settings, resume=resume, command=command, report=display.report, progress=display.progress)
+            paths = train_all(
+                settings, resume=resume, command=command, report=display.report, progress=display.progress
+            )
     except KeyboardInterrupt as interrupt:
         how = "and saved" if interrupt.args else "at once, since the last checkpoint all is lost"
-        if not (settings.output / "state.pt").exists():
+        if not any((run.output / "state.pt").exists() for run in presets.cases(settings)):
             say("Interrupted before the run began: nothing was saved.", "yellow")
         elif not silent:
             say(f"Interrupted {how}: dagl train -o {settings.output} --resume continues.", "yellow")
         raise typer.Exit(130) from None
-    if not silent:
+    for path in paths if not silent else ():
         say(f"Weights: {path}  Report: {path.with_name('report.html')}")
 
 
@@ -209,7 +211,10 @@ class Display:
         self.latest.update(row)
         if self.silent:
             return
-        if "left_out" in row:
+        if "case" in row:
+            say(f"{row['case']}: {row['number']} of {row['of']}")
+            self.bar.update(self.line, description=row["case"])
+        elif "left_out" in row:
             name, why = next(iter(row["left_out"].items()))
             count = len(row["left_out"])
             say(f"Left out: {count} file{'s' * (count > 1)}, such as {name} ({why})", "yellow")

@@ -8,7 +8,7 @@ import os
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -191,28 +191,57 @@ _TABLES: dict[str, Any] = dict(
     steps=50_000,
 )
 """One budget for every case of Tables 5 and 6: Urban100 at sigma 25."""
-_TABLE5: dict[str, dict[str, Any]] = {
-    "NL": dict(graph="nonlocal", heads=1),
-    "MHNL": dict(graph="nonlocal"),
-    "w/o THD": dict(graph="no-knn"),
-    "w/o GAT": dict(graph="no-attention"),
-    "DAGL": {},
+ABLATIONS: dict[str, dict[str, dict[str, Any]]] = {
+    "table5": {
+        "NL": dict(graph="nonlocal", heads=1),
+        "MHNL": dict(graph="nonlocal"),
+        "w/o THD": dict(graph="no-knn"),
+        "w/o GAT": dict(graph="no-attention"),
+        "DAGL": {},
+    },
+    "table6": {
+        str(case): dict(heads=heads, stages=stages)
+        for case, (heads, stages) in enumerate(
+            [(0, 0), (1, 3), (2, 3), (3, 3), (4, 3), (5, 3), (4, 4), (4, 2), (4, 1)], start=1
+        )
+    },
 }
-_TABLE6 = {1: (0, 0), 2: (1, 3), 3: (2, 3), 4: (3, 3), 5: (4, 3), 6: (5, 3), 7: (4, 4), 8: (4, 2), 9: (4, 1)}
-"""Case -> (heads, stages)."""
+"""Table -> case -> what it changes of the network."""
+ALL = "all"
+"""In the place of a case: every one of the table, in turn (`cases`)."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": dict(variant="paper", batch=32, lr=4e-4, warmup=1000),
     **{name: dict(variant=name, batch=4, crop=128, lr=7e-4) for name in VARIANTS if name != "paper"},
     "release": _RELEASE,
-    **{f"table5:{name}": _TABLES | {"model": {"noise_map": False} | change} for name, change in _TABLE5.items()},
     **{
-        f"table6:{case}": _TABLES | {"model": dict(noise_map=False, heads=heads, stages=stages)}
-        for case, (heads, stages) in _TABLE6.items()
+        f"{table}:{case}": _TABLES | {"model": {"noise_map": False} | change}
+        for table, every in ABLATIONS.items()
+        for case, change in {**every, ALL: {}}.items()
     },
 }
 """Name -> settings. `paper` and the other names of `VARIANTS`; `release`: trained as the authors did, per task;
-`table5:NAME`, `table6:CASE`: the cases of the paper's ablations, named as there."""
+`table5:NAME`, `table6:CASE`: the cases of the paper's ablations, named as there; `table5:all`, `table6:all`: all."""
+
+
+def cases(config: TrainConfig) -> list[TrainConfig]:
+    """The runs of `table5:all`: one for each case, in its folder below `output`; of other settings, these alone.
+
+    Raises UsageError for settings of the network that all the cases have themselves.
+    """
+    table, _, case = (config.preset or "").partition(":")
+    if case != ALL:
+        return [config]
+    every = ABLATIONS[table]
+    if own := [name for name in config.model if all(name in change for change in every.values())]:
+        raise UsageError(f"`model` {own[0]} is what `preset` {config.preset} varies: leave it out")
+    return [
+        replace(
+            config, preset=f"{table}:{case}", model=config.model | change,
+            output=config.output / case.replace("w/o ", "without-"),
+        )
+        for case, change in every.items()
+    ]  # fmt: skip
 
 
 def fallbacks(given: Mapping[str, Any], toml: Mapping[str, Any], today: str) -> tuple[dict[str, Any], list[str]]:
@@ -233,7 +262,8 @@ def fallbacks(given: Mapping[str, Any], toml: Mapping[str, Any], today: str) -> 
         said.append(f"`data` {library.DEFAULT}, {library.SETS[library.DEFAULT].note}")
     if not (given.get("output") or toml.get("output")) and int(os.environ.get("WORLD_SIZE", 1)) == 1:
         endings = itertools.chain([""], (f"-{i}" for i in itertools.count(2)))
-        names = (Path("runs", f"{task}-{today}{ending}") for ending in endings)
+        kind = name.removesuffix(f":{ALL}") if name and name.endswith(f":{ALL}") else task
+        names = (Path("runs", f"{kind}-{today}{ending}") for ending in endings)
         values["output"] = next(name for name in names if not name.exists())
         said.append(f"`output` {values['output']}")
     if name != "release" and not {"minutes", "steps"} & (given.keys() | toml.keys() | preset.keys()):

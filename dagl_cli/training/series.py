@@ -1,0 +1,65 @@
+"""One run, or those of a whole table of the paper, one after the other under the same settings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from ..errors import UsageError
+from ..files import write
+from . import presets
+from .log import LogRow
+from .loop import train
+from .presets import TrainConfig
+from .state import read_state
+
+
+def train_all(
+    config: TrainConfig, *, resume: bool = False, command: str = "",
+    report: Callable[[LogRow], None] = lambda row: None,
+    progress: Callable[[int, float], None] = lambda step, done: None,
+) -> list[Path]:  # fmt: skip
+    """`train` for each of `presets.cases(config)`; the weights' paths.
+
+    A series leaves its settings in `output/run.toml`, and `resume` goes on with it: cases that have had their steps or
+    minutes are left alone, the one that was interrupted continues, the others follow. All compute in the precision
+    that the first one found to be faster. report: also told which case begins, {"case": ...}. progress: the share is
+    that of the series. Raises as `train` does.
+    """
+    runs = presets.cases(config)
+    if len(runs) == 1:
+        return [train(runs[0], resume=resume, command=command, report=report, progress=progress)]
+    if int(os.environ.get("RANK", 0)) == 0:
+        _open(config, resume)
+    for i, run in enumerate(runs):
+        begun = (run.output / "state.pt").exists()
+        if begun and _finished(run):
+            continue
+        first = runs[0].output / "run.toml"
+        if run.precision == "auto" and i and first.exists():
+            run = replace(run, precision=presets.read_toml(first)["precision"])
+        report({"case": run.preset, "number": i + 1, "of": len(runs)})
+        train(
+            run, resume=begun, command=command, report=report,
+            progress=lambda step, done, i=i: progress(step, (i + min(done, 1.0)) / len(runs)),
+        )  # fmt: skip
+    return [run.output / "model.safetensors" for run in runs]
+
+
+def _open(config: TrainConfig, resume: bool) -> None:
+    """The folder of a series, with its settings. Raises UsageError where there is a series already, or none."""
+    settings = config.output / "run.toml"
+    if settings.exists() != resume:
+        hint = "holds no run to `resume`" if resume else "holds a run already: `resume` continues it"
+        raise UsageError(f"`output` {config.output} {hint}")
+    config.output.mkdir(parents=True, exist_ok=True)
+    write(settings, presets.to_toml(config).encode())
+
+
+def _finished(run: TrainConfig) -> bool:
+    """Whether the run has had its length. Raises DaglError for a damaged checkpoint."""
+    saved = read_state(run.output, True)
+    assert saved is not None
+    return bool(saved["step"] >= run.steps if run.steps else saved["elapsed"] >= 60 * (run.minutes or 0))

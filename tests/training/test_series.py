@@ -1,0 +1,90 @@
+"""All cases of a table: one budget, in turn, and on from wherever they were stopped."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import dagl, run_config, same_weights
+
+from dagl_cli.errors import UsageError
+from dagl_cli.measuring.methods import variants_below
+from dagl_cli.training.loop import train
+from dagl_cli.training.presets import ABLATIONS, PRESETS, TrainConfig, cases, resolve
+from dagl_cli.training.series import train_all
+
+
+def series(photos: Path, output: Path, **settings: Any) -> TrainConfig:
+    return run_config(photos, output, preset="table5:all", steps=1, **settings)
+
+
+def test_the_cases_are_the_presets(tmp_path: Path) -> None:
+    """Each of a table's cases has the settings that its own preset has, all in folders of their own."""
+    for table, every in ABLATIONS.items():
+        given: dict[str, Any] = dict(data=[tmp_path], output=tmp_path / "runs")
+        for case, run in zip(every, cases(resolve(given | {"preset": f"{table}:all"})), strict=True):
+            assert run == replace(resolve(given | {"preset": f"{table}:{case}"}), output=run.output)
+            assert run.output.parent == tmp_path / "runs"
+    alone = resolve(given | {"preset": "table5:NL"})
+    assert cases(alone) == [alone]
+    assert set(PRESETS) >= {"table5:all", "table6:all"}
+    for setting in ("heads", "stages"):
+        with pytest.raises(UsageError, match=f"`model` {setting} is what `preset` table6:all varies"):
+            cases(resolve(given | {"preset": "table6:all", "model": {setting: 2}}))
+
+
+def test_a_series_goes_on_where_it_was_stopped(photos: Path, tmp_path: Path) -> None:
+    whole, part = series(photos, tmp_path / "whole"), series(photos, tmp_path / "part")
+    said: list[dict[str, Any]] = []
+    train_all(whole, report=said.append)
+    assert [row["case"] for row in said if "case" in row] == [f"table5:{case}" for case in ABLATIONS["table5"]]
+    with pytest.raises(UsageError, match="holds no run to `resume`"):
+        train_all(part, resume=True)
+
+    def stop(row: dict[str, Any]) -> None:
+        if row.get("number") == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_all(part, report=stop)
+    with pytest.raises(UsageError, match="holds a run already: `resume` continues it"):
+        train_all(part)
+    said.clear()
+    shares: list[float] = []
+    train_all(part, resume=True, report=said.append, progress=lambda step, done: shares.append(done))
+    assert [row["number"] for row in said if "case" in row] == [3, 4, 5]
+    assert shares == [0.6, 0.8, 1.0]
+    found = variants_below(tmp_path / "part", "table 5")
+    assert list(found) == list(ABLATIONS["table5"])
+    for path in found.values():
+        assert same_weights(path.parent, tmp_path / "whole" / path.parent.name)
+    states = {name: path.stat().st_mtime_ns for name, path in found.items()}
+    train_all(part, resume=True)  # nothing is left to do
+    assert states == {name: path.stat().st_mtime_ns for name, path in found.items()}
+
+
+def test_all_cases_compute_alike(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The precision is measured once: speeds near each other must not decide it for each case."""
+    faster = iter(["bf16", *["fp32"] * 9])
+    monkeypatch.setattr("dagl_cli.training.loop.faster_precision", lambda *shape: next(faster))
+    paths = train_all(series(photos, tmp_path / "runs", precision="auto"))
+    assert {torch.load(p.with_name("state.pt"))["settings"]["precision"] for p in paths} == {"bf16"}
+
+
+def test_the_command(photos: Path, tmp_path: Path) -> None:
+    """The longer length of a resumed series is that of each of its runs."""
+    network = ("features=8", "blocks=2", "stages=1", "heads=1", "head_features=4", "embedding=4")
+    quick = ("--data", photos, "--crop", 16, "--batch", 2, "--threads", 1, "--precision", "fp32", "--device", "cpu")
+    flags = [word for setting in network for word in ("--set", setting)]
+    output = tmp_path / "runs"
+    _, text = dagl("train", "--preset", "table5:all", *quick, *flags, "--steps", 1, "-o", output)
+    assert "table5:w/o GAT: 4 of 5" in text
+    assert text.count("Weights: ") == 5
+    _, text = dagl("train", "-o", output, "--resume", "--steps", 2)
+    assert text.count("step 2 ") == 5
+    _, text = dagl("train", "-o", output, "--resume", "--steps", 1, code=2)
+    assert "--steps 1: the run in" in text
+    assert train  # one run alone is `train`
