@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from ..measuring.cases import Case
     from ..measuring.figures import Box
-    from ..measuring.measure import Cache, Measurement
+    from ..measuring.measure import Measurement, Procedure
     from ..measuring.methods import Method
 
 OLD_FILES = {
@@ -121,6 +121,13 @@ class Measured:
     tiling: Annotated[
         str | None, typer.Option(help="blend, chop or whole; default: the protocol's.", autocompletion=among(TILINGS))
     ] = None
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="lpips or dists, besides PSNR and SSIM; repeatable. They need dagl[perceptual].",
+            autocompletion=among(("lpips", "dists")),
+        ),
+    ] = None
 
 
 def _file(help: str, *names: str) -> Any:
@@ -190,7 +197,8 @@ def benchmark(
     Missing test sets are downloaded. Finished images are kept, so an interrupted run continues where it stopped.
     """
     from ..measuring import gates
-    from ..measuring.measure import PROTOCOLS, Cache, cache_path
+    from ..measuring.measure import PROTOCOLS, Cache, Procedure, cache_path
+    from ..measuring.perceptual import metric
 
     protocol, compare = measured.protocol, measured.compare or []
     if protocol not in PROTOCOLS:
@@ -203,7 +211,8 @@ def benchmark(
             "--dataset": wanted.dataset, "--task": wanted.task, "--sigma": wanted.sigma, "--quality": wanted.quality,
             "--seed": wanted.seed, "--compare": compare, "--protocol": protocol != "paper",
             "--tolerance": gate.tolerance is not None, "--json": as_json and not by_environment(context, "as_json"),
-            "a second --model": chosen[1:], "--save-images": pictures.save_images, "--figure-at": pictures.figure_at,
+            "--metric": measured.metric, "a second --model": chosen[1:], "--save-images": pictures.save_images,
+            "--figure-at": pictures.figure_at,
             **outputs.given(),
         }  # fmt: skip
         if unused := [flag for flag, given in others.items() if given]:
@@ -220,10 +229,12 @@ def benchmark(
     _check_folder(pictures.save_images, cases, data_dir)
     variants = _variants(wanted.table, measured.models, measured.model)
     methods = _methods(chosen, compare, variants, options)
-    run = Run(
-        cases, methods, data_dir or datasets.default_folder(), protocol, wanted.seed or [1], wanted.limit,
-        None if no_cache else Cache(cache_path()), quiet, pictures.save_images, boxes,
+    perceptual = {name: metric(name, offline=options.offline, say=_tell) for name in measured.metric or ()}
+    procedure = Procedure(
+        data_dir or datasets.default_folder(), protocol, wanted.seed or [1], wanted.limit, perceptual,
+        None if no_cache else Cache(cache_path()),
     )  # fmt: skip
+    run = Run(cases, methods, procedure, quiet, pictures.save_images, boxes)
     failed = run.measure(variants, fetching=data_dir is None and not options.offline)
     _write(title, run, outputs, as_json)
     if pictures.output is not None and run.rows:
@@ -423,17 +434,18 @@ def _methods(
         raise UsageError(f"--compare: two methods are called {twice}: give each once, or rename a checkpoint")
     our_method, another = cache(ours), cache(other)
 
-    def warn(line: str) -> None:
-        say(with_flags(line))
-
     def methods(case: Case) -> list[Method]:
-        others = [another(n, case.task, case.channels, options, warn, pattern=case.pattern) for n in further]
+        others = [another(n, case.task, case.channels, options, _tell, pattern=case.pattern) for n in further]
         if case.variant and case.variant not in variants:
             return others
         model = str(variants[case.variant]) if case.variant else models[0]
-        return [*others, our_method(case.task, case.channels, model, options, warn, pattern=case.pattern)]
+        return [*others, our_method(case.task, case.channels, model, options, _tell, pattern=case.pattern)]
 
     return methods
+
+
+def _tell(line: str) -> None:
+    say(with_flags(line))
 
 
 # --- measuring -------------------------------------------------------------------------------------------------------
@@ -445,12 +457,7 @@ class Run:
 
     cases: list[Case]
     methods: Callable[[Case], list[Method]]
-    folder: Path
-    """Of the published sets."""
-    protocol: str
-    seeds: list[int]
-    limit: int | None
-    cache: Cache | None
+    procedure: Procedure
     quiet: bool
     save_images: Path | None
     boxes: list[Box]
@@ -500,7 +507,7 @@ class Run:
             step(f"{case}, {method.name}: {name}")
 
         see = None if self.save_images is None else partial(self.save, self.save_images, case, method)
-        row = measure(case, method, self.folder, self.protocol, self.seeds, self.limit, self.cache, done, see)
+        row = measure(case, method, self.procedure, done, see)
         self.rows.append(row)
         if not self.quiet:
             say(f"{case}, {method.name}: {row.mean('psnr'):.2f} dB (input {row.mean('input_psnr'):.2f})")
@@ -513,7 +520,7 @@ class Run:
 
         level = "" if case.level is None else f"-{'sigma' if case.task == 'denoise' else 'quality'}{case.level:g}"
         which = f"-{case.variant}" if case.variant else ""
-        seeds = f"-seed{seed}" if len(self.seeds) > 1 else ""
+        seeds = f"-seed{seed}" if len(self.procedure.seeds) > 1 else ""
         case_folder = folder / f"{case.dataset.name}{level}{which}{seeds}".replace("/", "-")
         path = case_folder / method.name / sample.name
         path = path if path.suffix == ".png" else path.with_name(f"{path.name}.png")
@@ -529,7 +536,7 @@ class Run:
         for case in self.cases:
             if case.dataset.place is None:
                 files = found.setdefault(case.dataset.name, (case.dataset, {}))[1]
-                for sample in case.samples(self.limit):
+                for sample in case.samples(self.procedure.limit):
                     files |= dict.fromkeys(file for file in (sample.clean, sample.degraded) if file)
         return {name: (entry, tuple(files)) for name, (entry, files) in found.items()}
 
@@ -538,7 +545,7 @@ class Run:
         failed = {}
         for name, (entry, files) in self.published().items():
             try:
-                fetch(entry, self.folder, files, self.quiet)  # what is complete is not requested
+                fetch(entry, self.procedure.folder, files, self.quiet)  # what is complete is not requested
             except DaglError as error:
                 say(f"Error: {with_flags(str(error))}", "red")
                 failed[name] = error
@@ -549,13 +556,13 @@ class Run:
         lacking = [
             name
             for name, (entry, files) in self.published().items()
-            if not any(entry.path(file, self.folder).exists() for file in files)
+            if not any(entry.path(file, self.procedure.folder).exists() for file in files)
         ]
         if not lacking:
             return {}
         names = ", ".join(lacking)
         error = DaglError(
-            f"{names}: not in {self.folder}: give your copy by --data-dir, or run "
+            f"{names}: not in {self.procedure.folder}: give your copy by --data-dir, or run "
             f"`dagl datasets download {' '.join(lacking)}` where there is a network"
         )
         say(f"Error: {error}", "red")
@@ -564,7 +571,7 @@ class Run:
     def check_boxes(self) -> None:
         """Raises UsageError for a place outside the image, before anything is measured."""
         (case,) = self.cases
-        clean = datasets.load(case.dataset, case.samples(self.limit)[0], self.folder).clean
+        clean = datasets.load(case.dataset, case.samples(self.procedure.limit)[0], self.procedure.folder).clean
         for place in self.boxes:
             place.crop(clean)
 
@@ -574,13 +581,13 @@ class Run:
 
         if self.quiet or not jobs:
             return
-        total = Cost(0, 0.0, 0.0)
+        total, sure = Cost(0, 0.0, 0.0), True
         rates: dict[Any, float] = {}
         for case, method in jobs:
             try:
-                total += cost(case, method, self.folder, self.protocol, self.seeds, self.limit, self.cache, rates)
+                total += cost(case, method, self.procedure, rates)
             except DaglError:  # it is said when it is measured
-                continue
+                sure = False
         devices = " and ".join(dict.fromkeys(method.settings.device for _, method in jobs))
         if total.images:
             slow = total.seconds > 300 and any(method.settings.tiling == "chop" for _, method in jobs)
@@ -590,7 +597,7 @@ class Run:
                 + "; --tiling blend is four to five times as fast"
                 * slow
             )
-        else:
+        elif sure:
             say("Nothing to measure: all of it is known from earlier runs (--no-cache measures again)")
 
     @contextmanager
@@ -600,7 +607,7 @@ class Run:
             TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
             TextColumn("left"), TimeRemainingColumn(),
         )  # fmt: skip
-        total = sum(len(case.samples(self.limit)) for case, _ in jobs)
+        total = sum(len(case.samples(self.procedure.limit)) for case, _ in jobs)
         with bars(*columns, quiet=self.quiet) as bar:
             task = bar.add_task(plain(f"{jobs[0][0]}, {jobs[0][1].name}") if jobs else "", total=total)
             yield lambda name: bar.update(task, advance=1, description=plain(name))
@@ -632,7 +639,7 @@ def _write(title: str, run: Run, outputs: Outputs, as_json: bool) -> None:
         "--images-csv": lambda: tables.images_csv(rows),
         "--markdown": lambda: tables.markdown(cases, rows),
         "--latex": lambda: tables.latex(cases, rows),
-        "--report": lambda: tables.page(title, cases, rows, run.methods, run.folder),
+        "--report": lambda: tables.page(title, cases, rows, run.methods, run.procedure.folder),
     }
     for flag, path in outputs.given().items():
         if rows:
@@ -671,9 +678,10 @@ def _draw(run: Run, path: Path) -> None:
 
     (case,) = run.cases
     methods = [method for method in run.methods(case) if method.name != "input"]
-    if run.limit is not None:
-        case = replace(case, image=case.samples(run.limit)[0].name)
-    page = figures.figure(case, methods, run.boxes, run.folder, run.protocol, run.seeds[0])
+    procedure = run.procedure
+    if procedure.limit is not None:
+        case = replace(case, image=case.samples(procedure.limit)[0].name)
+    page = figures.figure(case, methods, run.boxes, procedure.folder, procedure.protocol, procedure.seeds[0])
     figures.save(page, path, run.rows)
     if not run.quiet:
         say(f"Figure: {path}")

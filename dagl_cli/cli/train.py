@@ -6,7 +6,8 @@ import os
 import re
 import shlex
 import sys
-from dataclasses import MISSING, fields
+from collections.abc import Iterator
+from dataclasses import MISSING, dataclass, fields
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,8 +23,8 @@ from ..training.presets import CHOICES, PRESETS, TrainConfig
 from .boundary import app, with_flags
 from .completion import Completion, among, models
 from .console import errors, say
-from .datasets import fetch
-from .options import a_path, by_environment
+from .datasets import DataDir, fetch_photographs
+from .options import Quiet, a_path, by_environment, flat
 
 _FIELDS = {f.name: f.default for f in fields(TrainConfig)}
 _COMPLETED: dict[str, Completion] = {
@@ -41,24 +42,33 @@ def _option(name: str, help: str, *flags: str, envvar: str | None = None, **more
     return typer.Option(*flags, parser=parser, help=help, envvar=envvar, **more)
 
 
-@app.command()
-def train(
-    context: typer.Context,
-    task: Annotated[str | None, _option("task", "denoise, real, dejpeg or demosaic.")] = None,
+@dataclass(frozen=True)
+class Run:
+    """What is trained on what, to where."""
+
+    task: Annotated[str | None, _option("task", "denoise, real, dejpeg or demosaic.")] = None
     data: Annotated[
         list[Path] | None,
         _option("data", f"Folder of training images, or {', '.join(library.SETS)}; may be given more than once."),
-    ] = None,
+    ] = None
     output: Annotated[
         Path | None, _option("output", "Folder for weights, checkpoint, log and report.", "-o", "--output")
-    ] = None,
-    preset: Annotated[str | None, _option("preset", f"Settings to start from: {', '.join(PRESETS)}.")] = None,
-    config: Annotated[Path | None, typer.Option(parser=a_path, help="TOML file of settings; flags come first.")] = None,
+    ] = None
+    preset: Annotated[str | None, _option("preset", f"Settings to start from: {', '.join(PRESETS)}.")] = None
+    minutes: Annotated[float | None, _option("minutes", "Length of the run.")] = None
+    steps: Annotated[int | None, _option("steps", "Length of the run, instead of --minutes.")] = None
+    seed: Annotated[int | None, _option("seed", "Of everything random.")] = None
+
+
+@dataclass(frozen=True)
+class Network:
+    """What the network is, and what it starts from."""
+
     channels: Annotated[
         bool | None,
         _option("channels", "A model for gray or for colour images.", "--gray/--color", show_default="color"),
-    ] = None,
-    variant: Annotated[str | None, _option("variant", f"{', '.join(VARIANTS)}.")] = None,
+    ] = None
+    variant: Annotated[str | None, _option("variant", f"{', '.join(VARIANTS)}.")] = None
     model: Annotated[
         list[str] | None,
         _option(
@@ -67,69 +77,112 @@ def train(
             "--set",
             show_default=False,
         ),
-    ] = None,
-    sigma: Annotated[float | None, _option("sigma", "The one noise level to train for; default: 0-75.")] = None,
-    sigma_error: Annotated[
-        float | None,
-        _option("sigma_error", "In half of the crops the level told is off by up to this share; 0: none."),
-    ] = None,
-    minutes: Annotated[float | None, _option("minutes", "Length of the run.")] = None,
-    steps: Annotated[int | None, _option("steps", "Length of the run, instead of --minutes.")] = None,
-    batch: Annotated[int | None, _option("batch", "Crops per step, over all processes.")] = None,
-    micro_batch: Annotated[int | None, _option("micro_batch", "Crops in memory at once; gradients add up.")] = None,
-    crop: Annotated[int | None, _option("crop", "Side of the square crops.")] = None,
-    scales: Annotated[
-        list[float] | None, _option("scales", "Use the photos at this size too, as 0.5; may be given more than once.")
-    ] = None,
-    loss: Annotated[str | None, _option("loss", "psnr (mean of ln MSE), mse or l1.")] = None,
-    optimizer: Annotated[
-        str | None, _option("optimizer", "muon (with adam for what it does not take), or adam.")
-    ] = None,
-    lr: Annotated[float | None, _option("lr", "Highest learning rate.")] = None,
-    schedule: Annotated[str | None, _option("schedule", "cosine to zero, flat (to zero at the end), or step.")] = None,
-    halve_every: Annotated[int | None, _option("halve_every", "Steps, for --schedule step.")] = None,
-    warmup: Annotated[
-        int | None, _option("warmup", "Steps over which the learning rate rises; at most a tenth of the run.")
-    ] = None,
-    clip: Annotated[float | None, _option("clip", "Largest gradient norm; 0: any.")] = None,
-    ema: Annotated[float | None, _option("ema", "Decay of the averaged weights; 0: no average.")] = None,
-    freeze: Annotated[
-        bool | None, _option("freeze", "Train the stages of the graph only.", "--freeze/--no-freeze")
-    ] = None,
+    ] = None
+    init_from: Annotated[
+        str | None, _option("init_from", "Weight file or bundled model to start from, where shapes match.")
+    ] = None
     small_residuals: Annotated[
         bool | None,
         _option("small_residuals", "Start with residuals near zero.", "--small-residuals/--no-small-residuals"),
-    ] = None,
-    seed: Annotated[int | None, _option("seed", "Of everything random.")] = None,
-    device: Annotated[str | None, _option("device", "auto, cpu, cuda or mps.", envvar="DAGL_DEVICE")] = None,
-    precision: Annotated[str | None, _option("precision", "auto (measured), fp32 or bf16.")] = None,
-    compile: Annotated[str | None, _option("compile", "torch.compile: on, off, or auto (on CUDA).")] = None,
-    threads: Annotated[int | None, _option("threads", "CPU threads.")] = None,
-    workers: Annotated[int | None, _option("workers", "Processes that encode JPEGs; default: by the device.")] = None,
-    init_from: Annotated[
-        str | None, _option("init_from", "Weight file or bundled model to start from, where shapes match.")
-    ] = None,
-    log_minutes: Annotated[float | None, _option("log_minutes", "Between rows of the log.")] = None,
-    save_minutes: Annotated[float | None, _option("save_minutes", "Between checkpoints and validations.")] = None,
+    ] = None
+    freeze: Annotated[bool | None, _option("freeze", "Train the stages of the graph only.", "--freeze/--no-freeze")] = (
+        None
+    )
+
+
+@dataclass(frozen=True)
+class Batches:
+    """What every step sees."""
+
+    sigma: Annotated[float | None, _option("sigma", "The one noise level to train for; default: 0-75.")] = None
+    sigma_error: Annotated[
+        float | None,
+        _option("sigma_error", "In half of the crops the level told is off by up to this share; 0: none."),
+    ] = None
+    batch: Annotated[int | None, _option("batch", "Crops per step, over all processes.")] = None
+    micro_batch: Annotated[int | None, _option("micro_batch", "Crops in memory at once; gradients add up.")] = None
+    crop: Annotated[int | None, _option("crop", "Side of the square crops.")] = None
+    scales: Annotated[
+        list[float] | None, _option("scales", "Use the photos at this size too, as 0.5; may be given more than once.")
+    ] = None
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """What every step does."""
+
+    loss: Annotated[str | None, _option("loss", "psnr (mean of ln MSE), mse or l1.")] = None
+    optimizer: Annotated[str | None, _option("optimizer", "muon (with adam for what it does not take), or adam.")] = (
+        None
+    )
+    lr: Annotated[float | None, _option("lr", "Highest learning rate.")] = None
+    schedule: Annotated[str | None, _option("schedule", "cosine to zero, flat (to zero at the end), or step.")] = None
+    halve_every: Annotated[int | None, _option("halve_every", "Steps, for --schedule step.")] = None
+    warmup: Annotated[
+        int | None, _option("warmup", "Steps over which the learning rate rises; at most a tenth of the run.")
+    ] = None
+    clip: Annotated[float | None, _option("clip", "Largest gradient norm; 0: any.")] = None
+    ema: Annotated[float | None, _option("ema", "Decay of the averaged weights; 0: no average.")] = None
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How it is computed, and what is written of it."""
+
+    device: Annotated[str | None, _option("device", "auto, cpu, cuda or mps.", envvar="DAGL_DEVICE")] = None
+    precision: Annotated[str | None, _option("precision", "auto (measured), fp32 or bf16.")] = None
+    compile: Annotated[str | None, _option("compile", "torch.compile: on, off, or auto (on CUDA).")] = None
+    threads: Annotated[int | None, _option("threads", "CPU threads.")] = None
+    workers: Annotated[int | None, _option("workers", "Processes that encode JPEGs; default: by the device.")] = None
+    log_minutes: Annotated[float | None, _option("log_minutes", "Between rows of the log.")] = None
+    save_minutes: Annotated[float | None, _option("save_minutes", "Between checkpoints and validations.")] = None
     tensorboard: Annotated[
         bool | None, _option("tensorboard", "Events for TensorBoard too.", "--tensorboard/--no-tensorboard")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the output folder.")] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no messages but errors.")] = False,
+    ] = None
+
+
+@dataclass(frozen=True)
+class Session:
+    """What is no setting of the run."""
+
+    config: Annotated[Path | None, typer.Option(parser=a_path, help="TOML file of settings; flags come first.")] = None
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the output folder.")] = False
+    data_dir: DataDir = None
+    quiet: Quiet = False
+
+
+def train(
+    context: typer.Context,
+    run: Run,
+    network: Network,
+    batches: Batches,
+    optimisation: Optimisation,
+    machine: Machine,
+    session: Session,
 ) -> None:
     """Train a model on folders of images. Ctrl-C saves; --resume continues.
 
     Without --data, on photographs that are fetched once; without --output, in runs/TASK-DATE.
     """
-    silent = quiet or os.environ.get("RANK", "0") != "0"
-    settings, chosen = _settings(context, config, resume)
+    given = {name: value for table in (run, network, batches, optimisation, machine) for name, value in _given(table)}
+    resume, place = session.resume, session.data_dir or default_folder()
+    silent = session.quiet or os.environ.get("RANK", "0") != "0"
+    settings, said = _settings(given, session.config, resume, by_environment(context, "device"))
     for folder in (settings.output, *settings.output.parents):
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"`output` {settings.output}: {folder} is a file, give a folder")
 
-    for line in chosen if not silent else ():
-        say(with_flags(f"Not given, so chosen: {line}", "train"))
-    settings.data = [_fetched(folder, silent) for folder in settings.data]
+    runs = presets.cases(settings)
+    if len(runs) > 1:
+        length = (
+            f"{settings.minutes:g} minutes"
+            if settings.minutes
+            else f"{settings.steps} step" + "s" * (settings.steps != 1)
+        )
+        said.append(f"{len(runs)} networks, one after the other, {length} each")
+    for line in said if not silent else ():
+        say(with_flags(line, "train"))
+    settings.data = [_fetched(folder, place, silent) for folder in settings.data]
 
     from ..training.series import train_all
 
@@ -142,7 +195,7 @@ def train(
             )
     except KeyboardInterrupt as interrupt:
         how = "and saved" if interrupt.args else "at once, since the last checkpoint all is lost"
-        if not any((run.output / "state.pt").exists() for run in presets.cases(settings)):
+        if not any((each.output / "state.pt").exists() for each in runs):
             say("Interrupted before the run began: nothing was saved.", "yellow")
         elif not silent:
             say(f"Interrupted {how}: dagl train -o {settings.output} --resume continues.", "yellow")
@@ -151,13 +204,23 @@ def train(
         say(f"Weights: {path}  Report: {path.with_name('report.html')}")
 
 
-def _settings(context: typer.Context, config: Path | None, resume: bool) -> tuple[TrainConfig, list[str]]:
-    """From the flags, the TOML file `config`, and the run that is resumed; and what was chosen for those not given.
+app.command()(flat(train))
+
+
+def _given(table: Any) -> Iterator[tuple[str, Any]]:
+    """(name, value) of the settings that the command line has."""
+    for name, value in vars(table).items():
+        if value not in (None, [], ()):
+            yield name, list(value) if isinstance(value, tuple) else value
+
+
+def _settings(
+    given: dict[str, Any], config: Path | None, resume: bool, device_by_environment: bool
+) -> tuple[TrainConfig, list[str]]:
+    """From the flags, the TOML file `config`, and the run that is resumed; and lines about what nobody gave.
 
     Raises UsageError.
     """
-    given = {k: v for k, v in context.params.items() if k in _FIELDS and v is not None and v not in ((), [])}
-    given |= {name: list(given[name]) for name in ("data", "scales") if name in given}
     if "channels" in given:
         given["channels"] = 1 if given["channels"] else 3
     if "model" in given:
@@ -171,24 +234,21 @@ def _settings(context: typer.Context, config: Path | None, resume: bool) -> tupl
         if not (folder / "run.toml").is_file():
             raise UsageError(f"`output` {folder} holds no run to `resume`")
         saved = presets.read_toml(folder / "run.toml") | {"output": folder}
-    if by_environment(context, "device") and "device" in toml | (saved or {}):
+    if device_by_environment and "device" in toml | (saved or {}):
         del given["device"]
     more, chosen = ({}, []) if resume else presets.fallbacks(given, toml, date.today().isoformat())
-    return presets.resolve(more | given, toml, saved), chosen
+    return presets.resolve(more | given, toml, saved), [f"Not given, so chosen: {line}" for line in chosen]
 
 
-def _fetched(folder: Path, quiet: bool) -> Path:
+def _fetched(folder: Path, place: Path, quiet: bool) -> Path:
     """A folder of photographs; the name of a public set, where there is no such folder, becomes that of its copy."""
     entry = library.SETS.get(str(folder))
     if entry is None or folder.exists():
         return folder
-    place = Path(os.environ.get("DAGL_DATA_DIR") or default_folder())
-    if files := library.wanted(entry, place):
-        try:
-            fetch(entry, place, files, quiet)
-        except DaglError as error:
-            raise DaglError(f"{error}; or give `data`, a folder of your own photographs") from None
-    return library.photographs(entry, place)
+    try:
+        return fetch_photographs(entry, place, quiet)
+    except DaglError as error:
+        raise DaglError(f"{error}; or give `data`, a folder of your own photographs") from None
 
 
 class Display:

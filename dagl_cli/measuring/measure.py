@@ -13,7 +13,7 @@ import math
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import distributions
@@ -36,6 +36,7 @@ from .cases import PAPER, Case, Key, Scores
 from .datasets import Loaded, Sample
 from .methods import Method, Settings
 from .metrics import SSIM, psnr
+from .perceptual import METRICS, Metric
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,14 @@ class Figures:
     seconds: float
     megapixels: float
     peak_mb: float | None
+    lpips: float | None = None
+    dists: float | None = None
+    """None: not asked for."""
+    input_lpips: float | None = None
+    input_dists: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ImageFigures(Figures):
     """The figures, and of which image, under which seed."""
 
@@ -130,6 +136,11 @@ class Measurement:
         """Half of the 95 % interval of the mean over images; None for a single image."""
         return half_interval(list(self.by_image(figure).values()))
 
+    @property
+    def metrics(self) -> list[str]:
+        """The perceptual ones that were asked for."""
+        return [name for name in METRICS if all(getattr(image, name) is not None for image in self.images)]
+
     def deviation(self, figure: str) -> float | None:
         """Standard deviation of the mean over the images from seed to seed; None for a single seed."""
         if len(self.seeds) < 2:
@@ -167,7 +178,7 @@ class Measurement:
             "images": self.count, "psnr": self.mean("psnr"), "ssim": self.mean("ssim"),
             "input_psnr": self.mean("input_psnr"), "input_ssim": self.mean("input_ssim"),
             "psnr_interval": self.interval("psnr"), "ssim_interval": self.interval("ssim"),
-            "psnr_deviation": self.deviation("psnr"),
+            "psnr_deviation": self.deviation("psnr"), **self._perceptual(),
             "paper_psnr": paper[0], "paper_ssim": paper[1],
             "difference_psnr": self.difference[0], "difference_ssim": self.difference[1],
             "seconds_per_megapixel": self.seconds_per_megapixel, "peak_mb": self.peak_mb,
@@ -175,6 +186,15 @@ class Measurement:
             "ssim_window": self.ssim_window, "seed": self.seeds[0], "seeds": " ".join(map(str, self.seeds)),
             "version": self.version, "of": self.of,
         } | asdict(self.settings)  # fmt: skip
+
+    def _perceptual(self) -> dict[str, float | None]:
+        """The same columns whatever was asked for."""
+        found: dict[str, float | None] = {}
+        for name in METRICS:
+            known = name in self.metrics
+            found |= {key: self.mean(key) if known else None for key in (name, f"input_{name}")}
+            found[f"{name}_interval"] = self.interval(name) if known else None
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, as JSON has it: the infinite PSNR of equal images is null."""
@@ -189,8 +209,8 @@ class Measurement:
         named = f"{s.weights} {s.sha256[:12]}, " if s.sha256 else ""
         return (
             f"{self.method} ({named}{s.network}): {part}protocol {self.protocol}; {self.case.degradation(self.seeds)}; "
-            f"{self.rounding}; {tiles}; ensemble {s.ensemble}; SSIM {self.ssim_window}; {s.device}, {s.precision}; "
-            f"dagl {self.version}"
+            f"{self.rounding}; {tiles}; ensemble {s.ensemble}; SSIM {self.ssim_window}; "
+            f"{''.join(f'{METRICS[name]}; ' for name in self.metrics)}{s.device}, {s.precision}; dagl {self.version}"
         )
 
 
@@ -217,7 +237,7 @@ def prepared(case: Case, loaded: Loaded, seed: int = 1) -> tuple[Tensor, Tensor]
     if case.task == "demosaic":
         return clean, bayer_mosaic(bad[None], case.pattern)[0]
     if shift := pair_shift(loaded.degraded, loaded.clean):
-        raise DaglError(f"the degraded image lies {shift[1]} pixels to the right and {shift[0]} down: align the pair")
+        raise DaglError(f"the degraded image lies {_words(*shift)}: align the pair")
     return clean, bad
 
 
@@ -245,6 +265,13 @@ def pair_shift(bad: np.ndarray, clean: np.ndarray) -> tuple[int, int] | None:
     return best if errors[best] < SHIFTED * errors[0, 0] else None
 
 
+def _words(down: int, right: int) -> str:
+    """A shift, as '1 pixel up and 2 to the left'."""
+    ways = [(down, "down" if down > 0 else "up"), (right, "to the right" if right > 0 else "to the left")]
+    far = [f"{abs(n)} pixel{'s' * (abs(n) > 1)} {way}" for n, way in ways if n]
+    return " and ".join(far)
+
+
 def restored(method: Method, bad: Tensor, level: float | None, protocol: str, depth: int = 8) -> Tensor:
     """The method's result as the protocol measures it: clipped, and in `practical` rounded to `depth` bits."""
     result = method.run(bad, level).clamp(0, 1)
@@ -258,37 +285,63 @@ See = Callable[[Sample, int, Tensor, int], None]
 """Called with a sample, a seed, what the method made of it, (C, H, W), and the depth of the sample's file."""
 
 
+@dataclass(frozen=True)
+class Procedure:
+    """How cases are measured. Raises UsageError without seeds."""
+
+    folder: Path
+    """Holds the published datasets' folders."""
+    protocol: str = "paper"
+    """One of `PROTOCOLS`."""
+    seeds: Sequence[int] = (1,)
+    """Of the degradation; every image is measured under each."""
+    limit: int | None = None
+    """Only the first images."""
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    """Perceptual ones that are measured too."""
+    cache: Cache | None = None
+    """Where finished images are kept."""
+
+    def __post_init__(self) -> None:
+        if not self.seeds:
+            raise UsageError("`seed` is empty: give at least one")
+        object.__setattr__(self, "seeds", tuple(dict.fromkeys(self.seeds)))
+
+    def key(self, case: Case, method: Method, sha256: str, seed: int) -> str:
+        """Of all that decides the figures of one image, whose files have this SHA-256."""
+        decides = [
+            sha256, case.channels, case.task, case.level, case.pattern, method.name, asdict(method.settings),
+            self.protocol, seed, sorted(self.metrics), source_hash(), libraries(), platform.node(),
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(decides).encode()).hexdigest()
+
+    def known(self, case: Case, method: Method, sha256: str, seed: int) -> Figures | None:
+        return self.cache.get(self.key(case, method, sha256, seed)) if self.cache else None
+
+
 def measure(
     case: Case,
     method: Method,
-    folder: Path,
-    protocol: str = "paper",
-    seeds: Sequence[int] = (1,),
-    limit: int | None = None,
-    cache: Cache | None = None,
+    procedure: Procedure,
     progress: Callable[[str], None] = lambda name: None,
     see: See | None = None,
 ) -> Measurement:
     """PSNR, SSIM, time and memory of a method on a case's images.
 
-    folder: holds the published datasets' folders. seeds: of the degradation; every image is measured under each.
-    limit: only the first images. cache: where finished images are kept. progress: called with every image's name when
-    it is done. see: gets every result, so nothing is taken from the cache. Raises DaglError.
+    progress: called with every image's name when it is done. see: gets every result, so nothing is taken from the
+    cache. Raises DaglError.
     """
-    if not seeds:
-        raise UsageError("`seed` is empty: give at least one")
     depths = set()
     found = Measurement(
-        case, method.name, protocol, "", SSIM[case.task].__name__.removeprefix("ssim_"),
-        tuple(dict.fromkeys(seeds)), method.settings, method.released,
+        case, method.name, procedure.protocol, "", SSIM[case.task].__name__.removeprefix("ssim_"),
+        tuple(procedure.seeds), method.settings, method.released,
     )  # fmt: skip
     warm = False
-    for sample in case.samples(limit):
-        loaded = datasets.load(case.dataset, sample, folder)  # checked, even if the result is known
+    for sample in case.samples(procedure.limit):
+        loaded = datasets.load(case.dataset, sample, procedure.folder)  # checked, even if the result is known
         depths.add(loaded.depth)
         for seed in found.seeds:
-            key = _key(case, method, loaded.sha256, protocol, seed)
-            figures = cache.get(key) if cache and not see else None
+            figures = None if see else procedure.known(case, method, loaded.sha256, seed)
             if figures is None:
                 try:
                     clean, bad = prepared(case, loaded, seed)
@@ -297,22 +350,22 @@ def measure(
                 if not warm:  # imports and first calls are not the method's time
                     method.run(bad[:, :64, :64].contiguous(), case.level)
                     warm = True
-                figures, result = _measure_image(case, method, clean, bad, protocol, loaded.depth)
+                figures, result = _measure_image(case, method, clean, bad, procedure, loaded.depth)
                 if see:
                     see(sample, seed, result, loaded.depth)
-                if cache:
-                    cache.add(key, figures)
+                if procedure.cache:
+                    procedure.cache.add(procedure.key(case, method, loaded.sha256, seed), figures)
             found.images.append(ImageFigures(**asdict(figures), name=sample.name, seed=seed))
         progress(sample.name)
     bits = " or ".join(map(str, sorted(depths)))
     found.rounding = "results clipped, " + (
-        f"rounded to {bits} bits" if PROTOCOLS[protocol].rounding else "not rounded"
+        f"rounded to {bits} bits" if PROTOCOLS[procedure.protocol].rounding else "not rounded"
     )
     return found
 
 
 def _measure_image(
-    case: Case, method: Method, clean: Tensor, bad: Tensor, protocol: str, depth: int
+    case: Case, method: Method, clean: Tensor, bad: Tensor, procedure: Procedure, depth: int
 ) -> tuple[Figures, Tensor]:
     device = method.settings.device
     cuda = device.startswith("cuda")
@@ -321,13 +374,15 @@ def _measure_image(
     else:
         _reset_peak()
     start = time.perf_counter()
-    result = restored(method, bad, case.level, protocol, depth)
+    result = restored(method, bad, case.level, procedure.protocol, depth)
     seconds = time.perf_counter() - start
     peak = torch.cuda.max_memory_allocated(device) / 1e6 if cuda else peak_of_process()
     shown, ssim = bad.clamp(0, 1), SSIM[case.task]
     figures = Figures(
         psnr=psnr(result, clean), ssim=ssim(result, clean), input_psnr=psnr(shown, clean),
         input_ssim=ssim(shown, clean), seconds=seconds, megapixels=clean[0].numel() / 1e6, peak_mb=peak,
+        **{name: metric(result, clean) for name, metric in procedure.metrics.items()},
+        **{f"input_{name}": metric(shown, clean) for name, metric in procedure.metrics.items()},
     )  # fmt: skip
     return figures, result
 
@@ -367,53 +422,35 @@ class Cost:
         return Cost(self.images + more.images, self.megapixels + more.megapixels, self.seconds + more.seconds)
 
 
-def cost(
-    case: Case,
-    method: Method,
-    folder: Path,
-    protocol: str = "paper",
-    seeds: Sequence[int] = (1,),
-    limit: int | None = None,
-    cache: Cache | None = None,
-    rates: dict[Method, float] | None = None,
-) -> Cost:
-    """What `measure` with the same arguments would cost. Raises DaglError.
+def cost(case: Case, method: Method, procedure: Procedure, rates: dict[Method, float] | None = None) -> Cost:
+    """What `measure` would cost. Raises DaglError.
 
     rates: method -> seconds for its unit of work, as far as known; what is found here is added.
     """
     left: list[tuple[Sample, int]] = []
-    for sample in case.samples(limit):
+    for sample in case.samples(procedure.limit):
         digest = sample.clean.sha256
         if sample.degraded or not digest:
-            digest = datasets.load(case.dataset, sample, folder).sha256
-        todo = sum(not (cache and cache.get(_key(case, method, digest, protocol, seed))) for seed in seeds)
+            digest = datasets.load(case.dataset, sample, procedure.folder).sha256
+        todo = sum(procedure.known(case, method, digest, seed) is None for seed in procedure.seeds)
         left += [(sample, todo)] if todo else []
     if not left:
         return Cost(0, 0, 0)
     rates = {} if rates is None else rates
     if method not in rates:
-        _, bad = prepared(case, datasets.load(case.dataset, left[0][0], folder))
+        _, bad = prepared(case, datasets.load(case.dataset, left[0][0], procedure.folder))
         bad = bad[:, :CROP, :CROP].contiguous()
         method.run(bad[:, :64, :64].contiguous(), case.level)  # imports and first calls
         start = time.perf_counter()
         method.run(bad, case.level)
         rates[method] = (time.perf_counter() - start) / method.work(*bad.shape[1:])
     count = sum(todo for _, todo in left)
-    pixels = sum(todo * datasets.size(case.dataset.path(sample.clean, folder))[0] for sample, todo in left)
+    pixels = sum(todo * datasets.size(case.dataset.path(sample.clean, procedure.folder))[0] for sample, todo in left)
     side = round(math.sqrt(pixels / count))  # as if all were of one size
     return Cost(count, pixels / 1e6, count * rates[method] * method.work(side, side))
 
 
 # --- the cache -------------------------------------------------------------------------------------------------------
-
-
-def _key(case: Case, method: Method, sha256: str, protocol: str, seed: int) -> str:
-    """Of all that decides the figures of one image."""
-    decides = [
-        sha256, case.channels, case.task, case.level, case.pattern, method.name, asdict(method.settings), protocol,
-        seed, source_hash(), libraries(), platform.node(),
-    ]  # fmt: skip
-    return hashlib.sha256(json.dumps(decides).encode()).hexdigest()
 
 
 @functools.cache
@@ -426,7 +463,17 @@ def source_hash() -> str:
 @functools.cache
 def libraries() -> list[str]:
     """Versions of the libraries that decide results: arithmetic, JPEGs, metrics, other methods."""
-    names = ("torch", "numpy", "pillow", "scikit-image", "scipy", "spandrel", "colour-demosaicing", "bm3d")
+    names = (
+        "torch",
+        "numpy",
+        "pillow",
+        "scikit-image",
+        "scipy",
+        "spandrel",
+        "colour-demosaicing",
+        "bm3d",
+        "torchmetrics",
+    )
     found = {d.name.lower().replace("_", "-"): d.version for d in distributions() if d.name}
     return [f"{name} {found.get(name)}" for name in names]
 

@@ -16,11 +16,14 @@ from .cases import PAPER, Case, Key, Scores, label
 from .measure import ImageFigures, Measurement, half_interval, prepared, restored
 from .methods import OURS, Method
 from .metrics import SSIM, psnr
+from .perceptual import METRICS
 
 RESERVED = ("difference", "clean")
 """Labels of tables and pictures that a checkpoint of that name must not take."""
 DIFFERENCE = "difference"
 NOTHING: Scores = (None, None)
+Cell = tuple[float | None, ...]
+"""PSNR, SSIM and what other metrics were asked for."""
 Methods = Callable[[Case], list[Method]]
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -29,28 +32,38 @@ LATEX = {
 """What these characters are in LaTeX's text."""
 
 
-def grid(cases: Sequence[Case], rows: Sequence[Measurement]) -> dict[str, list[Scores]]:
-    """Column -> (PSNR, SSIM) of every case: published methods, the paper's DAGL, input, others, ours, difference.
+def figures_of(rows: Sequence[Measurement]) -> list[str]:
+    """What a cell of the table holds."""
+    return ["psnr", "ssim", *(rows[0].metrics if rows else ())]
 
-    (None, None) where there is nothing; columns that hold nothing at all are left out.
+
+def grid(cases: Sequence[Case], rows: Sequence[Measurement]) -> dict[str, list[Cell]]:
+    """Column -> figures of every case: published methods, the paper's DAGL, input, others, ours, difference.
+
+    None where there is nothing; columns that hold nothing at all are left out.
     """
     of = {(row.key, row.method): row for row in rows}
+    names = figures_of(rows)
+    nothing = (None,) * len(names)
 
-    def means(row: Measurement | None, prefix: str = "") -> Scores:
-        return (row.mean(f"{prefix}psnr"), row.mean(f"{prefix}ssim")) if row else NOTHING
+    def means(row: Measurement | None, prefix: str = "") -> Cell:
+        return tuple(row.mean(f"{prefix}{name}") for name in names) if row else nothing
 
-    columns: dict[str, list[Scores]] = {}
+    def filled(scores: Scores) -> Cell:
+        return scores + nothing[2:]
+
+    columns: dict[str, list[Cell]] = {}
     for name in dict.fromkeys(name for case in cases for name in case.published if name != PAPER):
-        columns[name] = [case.published.get(name, NOTHING) for case in cases]
-    columns["DAGL (paper)"] = [case.published.get(PAPER, NOTHING) for case in cases]
+        columns[name] = [filled(case.published.get(name, NOTHING)) for case in cases]
+    columns["DAGL (paper)"] = [filled(case.published.get(PAPER, NOTHING)) for case in cases]
     inputs = {row.key: means(row, "input_") for row in rows}
-    columns["input"] = [inputs.get(case.key, NOTHING) for case in cases]
+    columns["input"] = [inputs.get(case.key, nothing) for case in cases]
     methods = [name for name in dict.fromkeys(row.method for row in rows) if name not in (OURS, "input")]
     for name in (*methods, OURS):
         taken = name in columns or name in RESERVED
         columns[f"{name} (measured)" if taken else name] = [means(of.get((case.key, name))) for case in cases]
-    columns[DIFFERENCE] = [row.difference if (row := of.get((case.key, OURS))) else NOTHING for case in cases]
-    return {name: cells for name, cells in columns.items() if any(cell != NOTHING for cell in cells)}
+    columns[DIFFERENCE] = [filled(row.difference) if (row := of.get((case.key, OURS))) else nothing for case in cases]
+    return {name: cells for name, cells in columns.items() if any(cell != nothing for cell in cells)}
 
 
 def summary(cases: Sequence[Case], rows: Sequence[Measurement]) -> tuple[list[str], list[list[str]]]:
@@ -61,9 +74,15 @@ def summary(cases: Sequence[Case], rows: Sequence[Measurement]) -> tuple[list[st
     for i, case in enumerate(cases):
         row = ours.get(case.key)
         cost = [f"{row.seconds_per_megapixel:.2f}", f"{row.peak_mb or math.nan:.0f}"] if row else ["", ""]
-        cells = [_pair(*cells[i], sign="+" if name == DIFFERENCE else "") for name, cells in columns.items()]
+        cells = [_shown(cells[i], sign="+" if name == DIFFERENCE else "") for name, cells in columns.items()]
         lines.append([_label(case, rows), *cells, *cost])
-    return ["", *columns, "s/MP", "peak MB"], lines
+    return [_corner(rows, "\n"), *columns, "s/MP", "peak MB"], lines
+
+
+def _corner(rows: Sequence[Measurement], between: str) -> str:
+    """What the figures in a cell are, where it is not the usual PSNR and SSIM alone."""
+    names = figures_of(rows)
+    return between.join(name.upper() for name in names) if len(names) > 2 else ""
 
 
 def _label(case: Case, rows: Sequence[Measurement]) -> str:
@@ -72,9 +91,8 @@ def _label(case: Case, rows: Sequence[Measurement]) -> str:
     return str(case) if some is None else f"{case}, first {some}"
 
 
-def _pair(first: float | None, second: float | None, sign: str = "") -> str:
-    shown = [] if first is None else [f"{first:{sign}.2f}"]
-    return "\n".join(shown if second is None else [*shown, f"{second:{sign}.4f}"])
+def _shown(cell: Cell, sign: str = "") -> str:
+    return "\n".join(f"{value:{sign}.{2 if i == 0 else 4}f}" for i, value in enumerate(cell) if value is not None)
 
 
 def notes(rows: Sequence[Measurement]) -> list[str]:
@@ -108,14 +126,20 @@ class Difference:
 
 
 def differences(rows: Sequence[Measurement]) -> list[Difference]:
-    """Ours against every other measured method, and against the input; of cases with two images or more."""
+    """Ours against every other measured method, and against the input; of cases with two images or more.
+
+    Of an ablation's networks, each also against the first, the paper's simplest.
+    """
     found = []
+    simplest = next((row for row in rows if row.case.variant), None)
     for row in rows:
         if row.method != OURS:
             continue
         own = row.by_image("psnr")
         others = {"input": row.by_image("input_psnr")}
         others |= {other.method: other.by_image("psnr") for other in rows if other.key == row.key and other is not row}
+        if simplest and row.case.variant and row is not simplest:
+            others[str(simplest.case.variant)] = simplest.by_image("psnr")
         for name, values in others.items():
             gains = [own[image] - values[image] for image in own if image in values]
             if (interval := half_interval(gains)) is not None:
@@ -151,6 +175,7 @@ def images_csv(rows: Sequence[Measurement]) -> str:
             {"dataset": row.case.dataset.name, "task": row.case.task, "level": row.case.level,
              "variant": row.case.variant, "method": row.method, "image": image.name, "seed": image.seed,
              "psnr": image.psnr, "ssim": image.ssim, "input_psnr": image.input_psnr, "input_ssim": image.input_ssim,
+             **{name: getattr(image, name) for metric in METRICS for name in (metric, f"input_{metric}")},
              "seconds": image.seconds, "megapixels": image.megapixels}
             for row in rows
             for image in row.images
@@ -176,7 +201,7 @@ def markdown(cases: Sequence[Case], rows: Sequence[Measurement]) -> str:
 
 
 def latex(cases: Sequence[Case], rows: Sequence[Measurement]) -> str:
-    r"""A table for a paper: methods as columns, PSNR/SSIM in a cell, best in bold, second underlined.
+    r"""A table for a paper: methods as columns, PSNR/SSIM and so on in a cell, best in bold, second underlined.
 
     It needs `\usepackage{booktabs}`. What is stated about the rows stands above it as comments.
     """
@@ -187,25 +212,31 @@ def latex(cases: Sequence[Case], rows: Sequence[Measurement]) -> str:
         if any(row.key == case.key and row.count < row.of for row in rows):  # published figures are of whole sets
             for name in published & columns.keys():
                 columns[name][i] = NOTHING
-        ranks = [_ranks([cells[i][half] for cells in columns.values()]) for half in (0, 1)]
+        ranks = [
+            _ranks([cells[i][k] if k < len(cells[i]) else None for cells in columns.values()], figure)
+            for k, figure in enumerate(figures_of(rows))
+        ]
         cells = []
         for j, cell in enumerate(cells[i] for cells in columns.values()):
             shown = [
-                _emphasised(f"{v:.{d}f}", ranks[h][j]) for h, (v, d) in enumerate(zip(cell, (2, 4))) if v is not None
+                _emphasised(f"{v:.{2 if k == 0 else 4}f}", ranks[k][j]) for k, v in enumerate(cell) if v is not None
             ]
             cells.append("/".join(shown) or "--")
         lines.append(f"{_escaped(_label(case, rows))} & {' & '.join(cells)} \\\\")
-    head = " & ".join(["", *map(_escaped, columns)])
+    head = " & ".join([_corner(rows, "/"), *map(_escaped, columns)])
     return "\n".join(
         [*(f"% {' '.join(note.split())}" for note in notes(rows)), f"\\begin{{tabular}}{{l{'c' * len(columns)}}}",
          "\\toprule", f"{head} \\\\", "\\midrule", *lines, "\\bottomrule", "\\end{tabular}", ""]
     )  # fmt: skip
 
 
-def _ranks(values: Sequence[float | None]) -> list[int]:
+def _ranks(values: Sequence[float | None], figure: str) -> list[int]:
     """1 for the best of the values as they are printed, 2 for the second; equal ones share a rank."""
-    shown = [None if value is None or math.isnan(value) else round(value, 4 if value <= 1 else 2) for value in values]
-    order = sorted({value for value in shown if value is not None}, reverse=True)
+    digits = 2 if figure == "psnr" else 4
+    shown = [None if value is None or math.isnan(value) else round(value, digits) for value in values]
+    order = sorted(
+        {value for value in shown if value is not None}, reverse=figure not in METRICS
+    )  # of these, the least
     return [order.index(value) + 1 if value is not None else 0 for value in shown]
 
 
@@ -241,24 +272,27 @@ def _tables(title: str, cases: Sequence[Case], rows: Sequence[Measurement]) -> l
     columns = grid(cases, rows)
     flat = [row.flat() for row in rows]
     told = [key for key in (flat[0] if flat else ()) if any(row[key] is not None for row in flat)]
+    names = figures_of(rows)
     per_image: list[list[report.Cell]] = [
-        [_picture_name(row, i), row.method, i.psnr, i.ssim, i.input_psnr, i.input_ssim, i.psnr - i.input_psnr,
-         i.seconds / i.megapixels]
+        [_picture_name(row, i), row.method, *(getattr(i, name) for name in (*names, *(f"input_{n}" for n in names))),
+         i.psnr - i.input_psnr, i.seconds / i.megapixels]
         for row in rows
         for i in row.images
     ]  # fmt: skip
     return [
         *(
             report.Table(
-                f"{title}: {measure}",
+                f"{title}: {name.upper()}",
                 ["", *columns],
-                [[_label(case, rows), *(cells[i][half] for cells in columns.values())] for i, case in enumerate(cases)],
+                [[_label(case, rows), *(cells[i][k] for cells in columns.values())] for i, case in enumerate(cases)],
             )
-            for half, measure in enumerate(("PSNR in dB", "SSIM"))
+            for k, name in enumerate(names)
         ),
         report.Table("Rows", told, [[row[key] for key in told] for row in flat]),
         report.Table(
-            "Images", ["image", "method", "PSNR", "SSIM", "input PSNR", "input SSIM", "gain", "s/MP"], per_image
+            "Images",
+            ["image", "method", *map(str.upper, names), *(f"input {name.upper()}" for name in names), "gain", "s/MP"],
+            per_image,
         ),
     ]
 

@@ -16,6 +16,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from ..errors import DaglError, one_line
+from ..images import is_image_path
+from ..measuring import datasets
 from ..measuring.datasets import Dataset, File, registry
 
 DEFAULT = "CQ100"
@@ -29,6 +31,8 @@ class Archive(Dataset):
     address: str = ""
     pictures: str = ""
     """A regular expression for the members that are unpacked; its first group is the name they get."""
+    members: int = 0
+    """How many these are."""
 
     def url(self, file: File) -> str:
         """Where the archive is; DAGL_DATASETS_URL stands for a mirror of everything."""
@@ -46,19 +50,35 @@ SETS: dict[str, Dataset] = registry(Path(__file__).with_name("library.json")) | 
         ),
         address="https://data.vision.ee.ethz.ch/cvl/DIV2K",
         pictures=r"DIV2K_train_HR/(\d{4}\.png)",
+        members=800,
     )
 }
 """Name -> set, as `data` takes it where no folder has that name. The archive's SHA-256 is that of TensorFlow Datasets
 (`datasets/div2k/checksums.tsv`)."""
 
 
+def count(entry: Dataset) -> int:
+    """How many images a set has."""
+    return entry.members if isinstance(entry, Archive) else sum(is_image_path(file.path) for file in entry.files)
+
+
 def wanted(entry: Dataset, folder: Path) -> tuple[File, ...]:
     """The files that are fetched: none where an archive is unpacked already."""
-    return () if isinstance(entry, Archive) and unpacked(entry, folder).is_dir() else entry.files
+    return () if isinstance(entry, Archive) and is_unpacked(entry, folder) else entry.files
+
+
+def verify(entry: Dataset, folder: Path) -> dict[str, str]:
+    """As `datasets.verify`; of an archive that is unpacked, whether all its pictures are there."""
+    return datasets.verify(entry, folder) if wanted(entry, folder) else {"pictures": "ok"}
 
 
 def unpacked(entry: Archive, folder: Path) -> Path:
     return folder / entry.name / "pictures"
+
+
+def is_unpacked(entry: Archive, folder: Path) -> bool:
+    place = unpacked(entry, folder)
+    return place.is_dir() and sum(not path.name.startswith(".") for path in place.iterdir()) >= entry.members
 
 
 def photographs(entry: Dataset, folder: Path) -> Path:
@@ -69,14 +89,15 @@ def photographs(entry: Dataset, folder: Path) -> Path:
     archive = folder / entry.name / entry.files[0].path
     part = target.with_name(f".dagl-{secrets.token_hex(8)}.part")
     try:
-        if not target.is_dir():
+        if not is_unpacked(entry, folder):
             part.mkdir()
             with zipfile.ZipFile(archive) as members:
                 for member in members.infolist():
                     if name := re.fullmatch(entry.pictures, member.filename):
                         with members.open(member) as source, open(part / name[1], "xb") as picture:
                             shutil.copyfileobj(source, picture)
-            if not target.is_dir():  # another process may have been faster
+            if not is_unpacked(entry, folder):  # another process may have been faster
+                shutil.rmtree(target, ignore_errors=True)
                 os.replace(part, target)
         archive.unlink(missing_ok=True)
     except OSError as error:

@@ -253,6 +253,8 @@ def fallbacks(given: Mapping[str, Any], toml: Mapping[str, Any], today: str) -> 
     values: dict[str, Any] = {}
     said = []
     name = given.get("preset", toml.get("preset"))
+    if name is not None and name not in PRESETS:
+        raise unknown("preset", name, PRESETS)
     preset = PRESETS.get(name or "", {})
     task = given.get("task") or toml.get("task") or preset.get("task")
     if task not in TASKS:

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import UsageError
+from ..errors import DaglError, UsageError, one_line
 from ..files import write
 from . import presets
 from .log import LogRow
 from .loop import train
 from .presets import TrainConfig
-from .state import read_state
+from .state import continued, read_state
 
 
 def train_all(
@@ -31,35 +31,39 @@ def train_all(
     runs = presets.cases(config)
     if len(runs) == 1:
         return [train(runs[0], resume=resume, command=command, report=report, progress=progress)]
+    finished = [_finished(run, resume) for run in runs]  # before anything is written: all must be able to go on
     if int(os.environ.get("RANK", 0)) == 0:
         _open(config, resume)
     for i, run in enumerate(runs):
-        begun = (run.output / "state.pt").exists()
-        if begun and _finished(run):
+        if finished[i]:
             continue
         first = runs[0].output / "run.toml"
         if run.precision == "auto" and i and first.exists():
             run = replace(run, precision=presets.read_toml(first)["precision"])
         report({"case": run.preset, "number": i + 1, "of": len(runs)})
         train(
-            run, resume=begun, command=command, report=report,
+            run, resume=(run.output / "state.pt").exists(), command=command, report=report,
             progress=lambda step, done, i=i: progress(step, (i + min(done, 1.0)) / len(runs)),
         )  # fmt: skip
     return [run.output / "model.safetensors" for run in runs]
 
 
 def _open(config: TrainConfig, resume: bool) -> None:
-    """The folder of a series, with its settings. Raises UsageError where there is a series already, or none."""
+    """The folder of a series, with its settings. Raises UsageError where there is none to resume, DaglError."""
     settings = config.output / "run.toml"
-    if settings.exists() != resume:
-        hint = "holds no run to `resume`" if resume else "holds a run already: `resume` continues it"
-        raise UsageError(f"`output` {config.output} {hint}")
-    config.output.mkdir(parents=True, exist_ok=True)
-    write(settings, presets.to_toml(config).encode())
+    if resume and not settings.exists():
+        raise UsageError(f"`output` {config.output} holds no run to `resume`")
+    try:
+        config.output.mkdir(parents=True, exist_ok=True)
+        write(settings, presets.to_toml(config).encode())
+    except OSError as error:
+        raise DaglError(f"`output` {config.output}: {one_line(error)}: make room, or choose another folder") from None
 
 
-def _finished(run: TrainConfig) -> bool:
-    """Whether the run has had its length. Raises DaglError for a damaged checkpoint."""
-    saved = read_state(run.output, True)
-    assert saved is not None
+def _finished(run: TrainConfig, resume: bool) -> bool:
+    """Whether the run has had its length. Raises UsageError where it cannot go on, DaglError for a damaged one."""
+    saved = read_state(run.output, resume and (run.output / "state.pt").exists())
+    if saved is None:
+        return False
+    continued(run, saved)
     return bool(saved["step"] >= run.steps if run.steps else saved["elapsed"] >= 60 * (run.minutes or 0))

@@ -177,7 +177,7 @@ def shifted(pixels: np.ndarray) -> np.ndarray:
         (lambda folder: save(folder / "1_mean.png", toy_picture(80, 80, 3) / 255),
          "pairs/1: the degraded image is 80x96, the clean one 80x80: crop one", 1),
         (lambda folder: save(folder / "1_mean.png", shifted(toy_picture(96, 80, 3) / 255)),
-         "pairs/1: the degraded image lies 1 pixels to the right and 0 down: align the pair", 1),
+         "pairs/1: the degraded image lies 1 pixel to the right: align the pair", 1),
     ],
 )  # fmt: skip
 def test_pairs_that_are_none(sets: Path, tmp_path: Path, spoil: Any, said: str, code: int) -> None:

@@ -12,6 +12,7 @@ from helpers import TOY_SIZES, benchmark, saved, tiny, toy_picture
 
 from dagl_cli.measuring import cases, datasets, gates, measure
 from dagl_cli.measuring.cases import Case
+from dagl_cli.measuring.measure import Procedure
 from dagl_cli.measuring.methods import OURS, Method, Settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -54,7 +55,7 @@ def test_tolerance_is_a_gate(sets: Path, model: Path, tmp_path: Path) -> None:
 def test_a_broken_network_does_not_pass_the_gate(sets: Path) -> None:
     case = cases.cases_for([datasets.dataset("Toy")], "denoise", [25.0])[0]
     broken = Method(OURS, lambda bad, level: bad * math.nan, Settings("a function"))
-    row = measure.measure(case, broken, sets)
+    row = measure.measure(case, broken, Procedure(sets))
     assert math.isnan(row.mean("psnr")), "not infinite"
     short, compared = gates.below([row], 1, None)
     assert (len(short), compared) == (1, 1)
@@ -78,7 +79,7 @@ def released(psnr: float) -> Method:
 def test_the_authors_weights_must_give_the_paper_s_figures(sets: Path, psnr: float, right: bool) -> None:
     """Above is wrong too: then something is not measured as the paper did."""
     case = Case(datasets.dataset("Toy"), "denoise", 25.0, published={"DAGL": (31.0, 0.9)})
-    row = measure.measure(case, released(psnr), sets)
+    row = measure.measure(case, released(psnr), Procedure(sets))
     assert row.mean("psnr") == pytest.approx(psnr, abs=0.001)
     good, bad = gates.released([row])
     assert (len(good), len(bad)) == ((1, 0) if right else (0, 1))
@@ -88,7 +89,7 @@ def test_the_level_that_a_checkpoint_was_trained_for_counts(sets: Path) -> None:
     """The authors trained a denoiser for each level: far off at the others it is still right."""
     toy, published = datasets.dataset("Toy"), {15.0: 34, 25.0: 31}
     rows = [
-        measure.measure(Case(toy, "denoise", level, published={"DAGL": (psnr, 0.9)}), released(31), sets)
+        measure.measure(Case(toy, "denoise", level, published={"DAGL": (psnr, 0.9)}), released(31), Procedure(sets))
         for level, psnr in published.items()
     ]
     right, wrong = gates.released(rows)

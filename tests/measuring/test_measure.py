@@ -18,6 +18,7 @@ from dagl_cli.degrade import paper_noise
 from dagl_cli.errors import DaglError
 from dagl_cli.measuring import cases, datasets, measure, tables
 from dagl_cli.measuring.cases import Case
+from dagl_cli.measuring.measure import Procedure
 from dagl_cli.measuring.methods import OURS, Method, Settings
 from dagl_cli.measuring.metrics import psnr, ssim_gaussian
 from dagl_cli.restoring import tiling
@@ -165,7 +166,7 @@ def test_a_perfect_result_is_no_broken_json(sets: Path) -> None:
     case = Case(datasets.dataset("Toy-color"), "demosaic")
     clean = torch.from_numpy(toy_picture(*TOY_SIZES[0], 3)).permute(2, 0, 1).float() / 255
     oracle = Method(OURS, lambda x, level: clean, Settings("an oracle"))
-    row = measure.measure(case, oracle, sets, limit=1)
+    row = measure.measure(case, oracle, Procedure(sets, limit=1))
     assert json.loads(json.dumps(row.to_dict(), allow_nan=False))["psnr"] is None
     assert "inf" in tables.summary([case], [row])[1][0][2]
     assert "∞" in tables.page("an oracle", [case], [row], lambda case: [oracle], sets)
@@ -196,7 +197,7 @@ def test_peak_memory_is_of_the_image_at_hand(sets: Path) -> None:
         def run(bad: torch.Tensor, level: float | None) -> torch.Tensor:
             return bad + torch.ones(megabytes * 250_000)[:1]
 
-        return measure.measure(case, Method(OURS, run, Settings("a function")), sets, limit=1).peak_mb or 0
+        return measure.measure(case, Method(OURS, run, Settings("a function")), Procedure(sets, limit=1)).peak_mb or 0
 
     large = peak(400)
     assert peak(1) < large - 300
@@ -206,7 +207,7 @@ def test_figure_5_s_noisy_image(tmp_path: Path) -> None:
     """The published 20.60 / 0.5748, through the benchmark itself."""
     (case,) = cases.cases_of("figure 5")
     identity = Method("input", lambda x, level: x, Settings("a function"))
-    row = measure.measure(case, identity, shared("testsets"))
+    row = measure.measure(case, identity, Procedure(shared("testsets")))
     assert [round(row.mean("input_psnr"), 2), round(row.mean("input_ssim"), 4)] == list(case.published["Noisy"])
     assert row.mean("psnr") == row.mean("input_psnr"), "results are clipped as the paper's are"
 

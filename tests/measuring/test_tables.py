@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from helpers import benchmark, measured_rows
 from dagl_cli.errors import UsageError
 from dagl_cli.measuring import cases, datasets, measure, tables
 from dagl_cli.measuring.cases import Case
+from dagl_cli.measuring.measure import Procedure
 from dagl_cli.measuring.methods import OURS, Method, Settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -32,7 +34,7 @@ def test_half_a_set_has_no_difference(sets: Path, model: Path) -> None:
 def test_a_measured_method_never_takes_a_published_column(sets: Path) -> None:
     case = cases.cases_for([datasets.dataset("Toy")], "denoise", [25.0])[0]
     rows = [
-        measure.measure(case, Method(name, lambda bad, level: bad, Settings("a function")), sets)
+        measure.measure(case, Method(name, lambda bad, level: bad, Settings("a function")), Procedure(sets))
         for name in ("BM3D", "difference", OURS)
     ]
     columns = tables.grid([case], rows)
@@ -44,8 +46,11 @@ def test_a_measured_method_never_takes_a_published_column(sets: Path) -> None:
 def test_a_part_of_a_set_is_called_so(sets: Path) -> None:
     case = cases.cases_for([datasets.dataset("Toy")], "denoise", [25.0])[0]
     method = Method(OURS, lambda bad, level: bad, Settings("a function"))
-    assert tables.summary([case], [measure.measure(case, method, sets, limit=2)])[1][0][0] == "Toy σ 25, first 2"
-    assert tables.summary([case], [measure.measure(case, method, sets)])[1][0][0] == "Toy σ 25"
+    assert (
+        tables.summary([case], [measure.measure(case, method, Procedure(sets, limit=2))])[1][0][0]
+        == "Toy σ 25, first 2"
+    )
+    assert tables.summary([case], [measure.measure(case, method, Procedure(sets))])[1][0][0] == "Toy σ 25"
 
 
 def constant(name: str, value: float) -> Method:
@@ -60,7 +65,7 @@ def toy_case() -> Case:
 def test_latex(sets: Path) -> None:
     """Booktabs, best in bold, second underlined, and no name that LaTeX would stumble over."""
     case = toy_case()
-    found = [measure.measure(case, constant(name, value), sets)
+    found = [measure.measure(case, constant(name, value), Procedure(sets))
              for name, value in (("a_b&c$%#{}~^\\", 0.5), ("other", 0.55), (OURS, 0.45))]  # fmt: skip
     text = tables.latex([case], found)
     head, line = (line for line in text.splitlines() if "&" in line and not line.startswith("%"))
@@ -73,20 +78,22 @@ def test_latex(sets: Path) -> None:
     assert cells[3 + psnrs.index(second)].startswith(f"\\underline{{{second:.2f}}}")
     assert all(f"\\{rule}rule" in text for rule in ("top", "mid", "bottom"))
     assert text.startswith("% a_b&c"), "what is stated is a comment"
-    part = tables.latex([case], [measure.measure(case, constant(OURS, 0.5), sets, limit=2)])
+    part = tables.latex([case], [measure.measure(case, constant(OURS, 0.5), Procedure(sets, limit=2))])
     assert "3.00" not in part, "published figures are of whole sets"
 
 
 def test_equal_figures_share_their_rank() -> None:
-    assert tables._ranks([31.391, 31.39, None, 30.0, math.nan]) == [1, 1, 0, 2, 0]
-    assert tables._ranks([0.91234, 0.91236, 0.9]) == [2, 1, 3]
-    assert tables._ranks([1.0, 0.99]) == [1, 2]
+    assert tables._ranks([31.391, 31.39, None, 30.0, math.nan], "psnr") == [1, 1, 0, 2, 0]
+    assert tables._ranks([0.91234, 0.91236, 0.9], "ssim") == [2, 1, 3]
+    assert tables._ranks([0.1, 0.05, 0.05004], "lpips") == [2, 1, 1], "less is better"
 
 
 def test_how_sure_a_mean_is(sets: Path) -> None:
     """Student's t by hand: over images, and of the images' own differences."""
     case = toy_case()
-    rows = [measure.measure(case, constant(name, value), sets) for name, value in (("other", 0.6), (OURS, 0.5))]
+    rows = [
+        measure.measure(case, constant(name, value), Procedure(sets)) for name, value in (("other", 0.6), (OURS, 0.5))
+    ]
     values = np.array([image.psnr for image in rows[1].images])
     others = np.array([image.psnr for image in rows[0].images])
     t = 4.302652729911275  # 97.5 %, two degrees of freedom
@@ -97,7 +104,18 @@ def test_how_sure_a_mean_is(sets: Path) -> None:
     assert str(gain).startswith("Toy σ 25: ours - other ")
     assert measure.half_interval([1.0]) is None
     assert measure.half_interval([1.0, math.inf]) is None
-    assert measure.measure(case, constant(OURS, 0.5), sets, limit=1).interval("psnr") is None
+    assert measure.measure(case, constant(OURS, 0.5), Procedure(sets, limit=1)).interval("psnr") is None
+
+
+def test_an_ablation_is_compared_with_its_simplest_network(sets: Path) -> None:
+    rows = [
+        measure.measure(replace(toy_case(), variant=name), constant(OURS, value), Procedure(sets))
+        for name, value in (("NL", 0.6), ("DAGL", 0.5))
+    ]
+    found = {str(d).partition(" dB")[0].rpartition(" ")[0]: d.mean for d in tables.differences(rows)}
+    gain = rows[1].mean("psnr") - rows[0].mean("psnr")
+    assert found.pop("Toy σ 25 (DAGL): ours - NL") == pytest.approx(gain)
+    assert list(found) == ["Toy σ 25 (NL): ours - input", "Toy σ 25 (DAGL): ours - input"]
 
 
 def test_several_seeds(sets: Path, model: Path, tmp_path: Path) -> None:
@@ -114,4 +132,4 @@ def test_several_seeds(sets: Path, model: Path, tmp_path: Path) -> None:
     assert [(line["image"], line["seed"]) for line in lines][:3] == [("1.png", "1"), ("1.png", "5"), ("2.png", "1")]
     assert [float(line["psnr"]) for line in lines] == [image["psnr"] for image in both["per_image"]]
     with pytest.raises(UsageError, match="`seed` is empty"):
-        measure.measure(toy_case(), constant(OURS, 0.5), sets, seeds=[])
+        measure.measure(toy_case(), constant(OURS, 0.5), Procedure(sets, seeds=[]))

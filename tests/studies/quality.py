@@ -38,7 +38,7 @@ from dagl_cli.config import BAYER_PATTERNS, Options
 from dagl_cli.errors import DaglError
 from dagl_cli.measuring import datasets
 from dagl_cli.measuring.cases import Case
-from dagl_cli.measuring.measure import Measurement, measure, pair_shift
+from dagl_cli.measuring.measure import Measurement, Procedure, measure, pair_shift
 from dagl_cli.measuring.methods import Method, Settings
 from dagl_cli.measuring.metrics import psnr
 from dagl_cli.nn import attention
@@ -178,7 +178,7 @@ def compare(restorer: Restorer, arguments: argparse.Namespace, dataset: str | No
         return restorer(bad, level if restorer.config.noise_map else None)
 
     method = Method(restorer.name, run, Settings(restorer.name))
-    return measure(case, method, arguments.data_dir, limit=arguments.limit)
+    return measure(case, method, Procedure(arguments.data_dir, limit=arguments.limit))
 
 
 def tiles(arguments: argparse.Namespace) -> Iterator[Line]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import re
 import shutil
 import zipfile
@@ -54,7 +55,9 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "SETS",
         {
             "CQ100": Dataset("CQ100", "nine toys", 3, files, "some/body", "0" * 40, "img"),
-            "Zipped": Archive("Zipped", "a zip of toys", 3, zipped, address="https://x", pictures=r"HR/(\d{4}\.png)"),
+            "Zipped": Archive(
+                "Zipped", "a zip of toys", 3, zipped, address="https://x", pictures=r"HR/(\d{4}\.png)", members=9
+            ),
         },
     )
     for name, value in (
@@ -76,7 +79,7 @@ def test_the_library_pins_every_file() -> None:
     photographs = library.SETS["CQ100"]
     assert re.fullmatch("[0-9a-f]{40}", photographs.commit)
     assert photographs.url(photographs.files[0]).endswith("/img/CQ100/metadata.csv")
-    assert sum(file.path.endswith(".png") for file in photographs.files) == 77
+    assert [library.count(entry) for entry in library.SETS.values()] == [77, 800]
 
 
 def test_as_typed(mirror: Path) -> None:
@@ -128,3 +131,31 @@ def test_a_task_is_needed(mirror: Path) -> None:
     assert refused("train") == "Error: give --task: one of denoise, real, dejpeg, demosaic\n"
     assert "--task paint is unknown: choose one of denoise" in refused("train", "--task", "paint")
     assert "give exactly one" in refused("train", "--task", "denoise", "--minutes", 1, "--steps", 1)
+
+
+def test_dagl_datasets_knows_what_is_trained_on(mirror: Path, tmp_path: Path) -> None:
+    """`list`, `download` and `verify` take them by name; in another folder too, where `train` finds them."""
+    where = ("--data-dir", tmp_path / "copies")
+
+    def listed() -> dict[str, tuple[str, int, int]]:
+        rows = json.loads(dagl("datasets", "list", *where, "--json")[0])["datasets"]
+        return {row["name"]: (row["for"], row["images"], row["here"]) for row in rows}
+
+    assert listed()["Set12"] == ("tests", 12, 0)
+    assert (listed()["CQ100"], listed()["Zipped"]) == (("training", 9, 0), ("training", 9, 0))
+    _, text = dagl("datasets", "download", "CQ100", "Zipped", *where)
+    assert [line.partition(" in ")[0] for line in text.splitlines()] == [
+        "CQ100: complete", "Zipped: complete"
+    ]  # fmt: skip
+    shutil.rmtree(mirror)
+    dagl("datasets", "download", "CQ100", "Zipped", *where)  # what is here is not requested
+    assert (listed()["CQ100"][2], listed()["Zipped"][2]) == (9, 1)
+    assert dagl("datasets", "verify", *where)[1].splitlines() == [
+        "CQ100: 9 of 9 files as published", "Zipped: 1 of 1 files as published"
+    ]  # fmt: skip
+    dagl("train", "--task", "denoise", "--data", "Zipped", *where, *QUICK, "--steps", 1, "-q", "-o", "run")
+    assert not (tmp_path / "cache/dagl/datasets").exists()
+    (tmp_path / "copies/Zipped/pictures/0003.png").unlink()
+    assert dagl("datasets", "verify", "Zipped", *where, code=1)[1].endswith("fetches them\n")
+    assert "Zipped is incomplete" in dagl("datasets", "download", "Zipped", *where, code=1)[1]
+    assert "unknown: choose one of" in refused("datasets", "download", "Set13")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from dagl_cli.cli.options import flat
 from dagl_cli.cli.train import train
 from dagl_cli.config import ModelConfig
 from dagl_cli.errors import UsageError
@@ -17,8 +18,8 @@ LENGTH = dict(steps=10)
 
 
 def test_every_setting_is_a_flag() -> None:
-    flags = set(inspect.signature(train).parameters)
-    assert flags - {"context", "config", "resume", "quiet"} == {f.name for f in fields(TrainConfig)}
+    flags = set(inspect.signature(flat(train)).parameters)
+    assert flags - {"context", "config", "data_dir", "resume", "quiet"} == {f.name for f in fields(TrainConfig)}
 
 
 def test_the_order_of_sources() -> None:

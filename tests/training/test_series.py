@@ -12,7 +12,6 @@ from helpers import dagl, run_config, same_weights
 
 from dagl_cli.errors import UsageError
 from dagl_cli.measuring.methods import variants_below
-from dagl_cli.training.loop import train
 from dagl_cli.training.presets import ABLATIONS, PRESETS, TrainConfig, cases, resolve
 from dagl_cli.training.series import train_all
 
@@ -36,13 +35,18 @@ def test_the_cases_are_the_presets(tmp_path: Path) -> None:
             cases(resolve(given | {"preset": "table6:all", "model": {setting: 2}}))
 
 
-def test_a_series_goes_on_where_it_was_stopped(photos: Path, tmp_path: Path) -> None:
-    whole, part = series(photos, tmp_path / "whole"), series(photos, tmp_path / "part")
+def test_a_series_goes_on_where_it_was_stopped(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All cases compute in the precision that was measured once: speeds near each other must not decide for each."""
+    faster = iter(["bf16", *["fp32"] * 9])
+    monkeypatch.setattr("dagl_cli.training.loop.faster_precision", lambda *shape: next(faster))
+    whole, part = (series(photos, tmp_path / name, precision="auto") for name in ("whole", "part"))
     said: list[dict[str, Any]] = []
     train_all(whole, report=said.append)
     assert [row["case"] for row in said if "case" in row] == [f"table5:{case}" for case in ABLATIONS["table5"]]
+    assert {torch.load(p)["settings"]["precision"] for p in (tmp_path / "whole").glob("*/state.pt")} == {"bf16"}
     with pytest.raises(UsageError, match="holds no run to `resume`"):
         train_all(part, resume=True)
+    faster = iter(["bf16", *["fp32"] * 9])
 
     def stop(row: dict[str, Any]) -> None:
         if row.get("number") == 3:
@@ -50,7 +54,7 @@ def test_a_series_goes_on_where_it_was_stopped(photos: Path, tmp_path: Path) -> 
 
     with pytest.raises(KeyboardInterrupt):
         train_all(part, report=stop)
-    with pytest.raises(UsageError, match="holds a run already: `resume` continues it"):
+    with pytest.raises(UsageError, match="NL holds a run already: `resume` continues it"):
         train_all(part)
     said.clear()
     shares: list[float] = []
@@ -66,14 +70,6 @@ def test_a_series_goes_on_where_it_was_stopped(photos: Path, tmp_path: Path) -> 
     assert states == {name: path.stat().st_mtime_ns for name, path in found.items()}
 
 
-def test_all_cases_compute_alike(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The precision is measured once: speeds near each other must not decide it for each case."""
-    faster = iter(["bf16", *["fp32"] * 9])
-    monkeypatch.setattr("dagl_cli.training.loop.faster_precision", lambda *shape: next(faster))
-    paths = train_all(series(photos, tmp_path / "runs", precision="auto"))
-    assert {torch.load(p.with_name("state.pt"))["settings"]["precision"] for p in paths} == {"bf16"}
-
-
 def test_the_command(photos: Path, tmp_path: Path) -> None:
     """The longer length of a resumed series is that of each of its runs."""
     network = ("features=8", "blocks=2", "stages=1", "heads=1", "head_features=4", "embedding=4")
@@ -81,10 +77,10 @@ def test_the_command(photos: Path, tmp_path: Path) -> None:
     flags = [word for setting in network for word in ("--set", setting)]
     output = tmp_path / "runs"
     _, text = dagl("train", "--preset", "table5:all", *quick, *flags, "--steps", 1, "-o", output)
-    assert "table5:w/o GAT: 4 of 5" in text
+    assert text.startswith("5 networks, one after the other, 1 step each\ntable5:NL: 1 of 5\n")
     assert text.count("Weights: ") == 5
-    _, text = dagl("train", "-o", output, "--resume", "--steps", 2)
-    assert text.count("step 2 ") == 5
-    _, text = dagl("train", "-o", output, "--resume", "--steps", 1, code=2)
-    assert "--steps 1: the run in" in text
-    assert train  # one run alone is `train`
+    again = ("train", "-o", output, "--resume")
+    assert "table5:" not in dagl(*again)[1]  # all are finished
+    for flags, message in ((["--lr", 0.5], "--lr 0.5 differs"), (["--steps", 0], "--steps must be at least 1")):
+        assert message in dagl(*again, *flags, code=2)[1]
+    assert "table5:" not in dagl(*again)[1]  # nothing came of the mistakes
