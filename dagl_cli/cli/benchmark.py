@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ..measuring.figures import Box
     from ..measuring.measure import Measurement, Procedure
     from ..measuring.methods import Method
+    from ..store.manifest import Result
 
 OLD_FILES = {
     "--csv": (".csv",), "--images-csv": (".csv",), "--markdown": (".md", ".markdown"), "--latex": (".tex",),
@@ -196,7 +197,7 @@ def benchmark(
 
     Missing test sets are downloaded. Finished images are kept, so an interrupted run continues where it stopped.
     """
-    from ..measuring import gates
+    from ..measuring.gates import read_reference
     from ..measuring.measure import PROTOCOLS, Cache, Procedure, cache_path
     from ..measuring.perceptual import metric
 
@@ -207,21 +208,12 @@ def benchmark(
     _check_flags(wanted, gate, measured.models, dnd)
     chosen: list[str | None] = [*(measured.model or ())] or [os.environ.get("DAGL_MODEL") or None]
     if wanted.table == 2:
-        others = {
-            "--dataset": wanted.dataset, "--task": wanted.task, "--sigma": wanted.sigma, "--quality": wanted.quality,
-            "--seed": wanted.seed, "--compare": compare, "--protocol": protocol != "paper",
-            "--tolerance": gate.tolerance is not None, "--json": as_json and not by_environment(context, "as_json"),
-            "--metric": measured.metric, "a second --model": chosen[1:], "--save-images": pictures.save_images,
-            "--figure-at": pictures.figure_at,
-            **outputs.given(),
-        }  # fmt: skip
-        if unused := [flag for flag, given in others.items() if given]:
-            raise UsageError(f"{', '.join(unused)}: not for --table 2, whose result is a folder to hand in")
+        _check_table_2(wanted, measured, outputs, pictures, gate, as_json and not by_environment(context, "as_json"))
         return _table_2(dnd, pictures.output or Path("dnd"), chosen[0], options, wanted.limit, quiet)
     _check_outputs(outputs, data_dir)
     if data_dir is not None and not data_dir.is_dir():
         raise UsageError(f"--data-dir {data_dir}: no such folder")
-    earlier = None if gate.reference is None else gates.read_reference(gate.reference)
+    earlier = None if gate.reference is None else read_reference(gate.reference)
     title, cases = _published(wanted) if wanted.table or wanted.figure else _chosen(wanted)
     if len(wanted.seed or ()) > 1 and not any(case.random for case in cases):
         raise UsageError("--seed given several times is for noise: nothing is random here")
@@ -242,11 +234,7 @@ def benchmark(
     if failed:
         raise typer.Exit(failed.exit_code)
     if gate.tolerance is not None:
-        short, compared = gates.below(run.rows, gate.tolerance, earlier)
-        for line in short:
-            say(line, "red")
-        if short:
-            raise ToleranceError(f"{len(short)} of {compared} rows are more than {gate.tolerance:g} dB below")
+        _check_tolerance(run.rows, gate.tolerance, earlier)
     _check_released(run.rows, options.ensemble, quiet)
 
 
@@ -284,6 +272,21 @@ def _check_flags(wanted: Wanted, gate: Gate, models: Path | None, dnd: Path | No
         raise UsageError("--reference needs --tolerance")
     if gate.tolerance is not None and gate.reference is None and wanted.limit is not None:
         raise UsageError("--tolerance with --limit needs a --reference of the same --limit: the paper's are whole sets")
+
+
+def _check_table_2(
+    wanted: Wanted, measured: Measured, outputs: Outputs, pictures: Pictures, gate: Gate, as_json: bool
+) -> None:
+    """Raises UsageError for flags that have no meaning where nothing can be measured."""
+    others = {
+        "--dataset": wanted.dataset, "--task": wanted.task, "--sigma": wanted.sigma, "--quality": wanted.quality,
+        "--seed": wanted.seed, "--compare": measured.compare, "--protocol": measured.protocol != "paper",
+        "--tolerance": gate.tolerance is not None, "--json": as_json, "--metric": measured.metric,
+        "a second --model": (measured.model or ())[1:], "--save-images": pictures.save_images,
+        "--figure-at": pictures.figure_at, **outputs.given(),
+    }  # fmt: skip
+    if unused := [flag for flag, given in others.items() if given]:
+        raise UsageError(f"{', '.join(unused)}: not for --table 2, whose result is a folder to hand in")
 
 
 def _boxes(pictures: Pictures, cases: list[Case], limit: int | None) -> list[Box]:
@@ -685,6 +688,17 @@ def _draw(run: Run, path: Path) -> None:
     figures.save(page, path, run.rows)
     if not run.quiet:
         say(f"Figure: {path}")
+
+
+def _check_tolerance(rows: list[Measurement], tolerance: float, earlier: list[Result] | None) -> None:
+    """Raises ToleranceError where our rows are worse than the earlier ones, or the paper's."""
+    from ..measuring.gates import below
+
+    short, compared = below(rows, tolerance, earlier)
+    for line in short:
+        say(line, "red")
+    if short:
+        raise ToleranceError(f"{len(short)} of {compared} rows are more than {tolerance:g} dB below")
 
 
 def _check_released(rows: list[Measurement], ensemble: bool, quiet: bool) -> None:

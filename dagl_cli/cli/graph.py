@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..config import HIGHEST_SIGMA, MAX_PIXELS, check_sigma
+from ..config import HIGHEST_SIGMA, LUMA, MAX_PIXELS, check_sigma
 from ..errors import UsageError
 from .boundary import app
 from .console import say
 from .options import Device, Json, MaxPixels, Model, Offline, Overwrite, Quiet, a_path
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from ..config import ModelConfig
 
 
 def a_point(text: str) -> tuple[int, int]:
@@ -51,23 +57,16 @@ def graph(
     given = [a_point(text) for text in at or []]
     if sigma is not None:
         check_sigma(sigma)
-    if os.path.realpath(output) == os.path.realpath(path):
-        raise UsageError(f"-o {output} is the input and is never overwritten: choose another name")
-    if os.path.lexists(output) and not overwrite:
-        raise UsageError(f"-o {output} exists: --overwrite replaces it")
-    if not output.parent.is_dir():
-        raise UsageError(f"-o {output}: the folder {output.parent} does not exist: create it first")
+    _check_output(output, path, overwrite)
     import numpy as np
-    import torch
 
-    from .. import degrade, images
+    from .. import images
     from ..measuring import graph as graphs
     from ..restoring.device import pick_device
     from ..restoring.estimate import estimate_sigma
     from ..store import weights
 
     picture = images.read(path, max_pixels=max_pixels)
-    pixels = torch.from_numpy(picture.pixels).permute(2, 0, 1)
     file = weights.resolve(model, "denoise", 1, offline=offline)  # by default the gray denoiser: it has a graph
     network, _ = weights.load(file)
     config = network.config
@@ -75,22 +74,10 @@ def graph(
         raise UsageError(f"{file.stem} takes no `sigma`")
     if config.noise_map and sigma is None:
         sigma = min(estimate_sigma(picture.pixels) or 0.0, HIGHEST_SIGMA)
-    if config.channels == 1:
-        luma = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)  # ITU-R BT.601
-        pixels = (luma * pixels).sum(0, keepdim=True) if len(pixels) == 3 else pixels
-    pixels = pixels.expand(config.channels, -1, -1)
-    if config.task == "demosaic":
-        pixels = degrade.bayer_mosaic(pixels[None])[0]
-    where = pick_device(device)
+    pixels, where = _as_taken(picture.pixels, config), pick_device(device)
     middle = (pixels.shape[-2] // 2, pixels.shape[-1] // 2)
     shown, points = graphs.figure(
-        network.to(where),
-        pixels.contiguous().to(where),
-        sigma,
-        given or [middle],
-        stage=stage,
-        head=head,
-        name=file.stem,
+        network.to(where), pixels.to(where), sigma, given or [middle], stage=stage, head=head, name=file.stem
     )
     images.write(images.Image(np.asarray(shown, np.float32) / 255), output, overwrite=overwrite)
     if as_json:
@@ -99,3 +86,26 @@ def graph(
         told = "" if sigma is None else f" at sigma {sigma:.1f}"
         say(f"{output}: the graph of {file.stem}{told}; " + "; ".join(
             f"{p['at'][0]},{p['at'][1]}: {p['neighbours']} neighbours" for p in points))  # fmt: skip
+
+
+def _check_output(output: Path, path: Path, overwrite: bool) -> None:
+    """Raises UsageError where the picture cannot be written."""
+    if os.path.realpath(output) == os.path.realpath(path):
+        raise UsageError(f"-o {output} is the input and is never overwritten: choose another name")
+    if os.path.lexists(output) and not overwrite:
+        raise UsageError(f"-o {output} exists: --overwrite replaces it")
+    if not output.parent.is_dir():
+        raise UsageError(f"-o {output}: the folder {output.parent} does not exist: create it first")
+
+
+def _as_taken(pixels: np.ndarray, config: ModelConfig) -> Tensor:
+    """(H, W, 1 or 3) -> (C, H, W), in the colours that the network takes; for demosaicing, a mosaic of it."""
+    import torch
+
+    from .. import degrade
+
+    taken = torch.from_numpy(pixels).permute(2, 0, 1)
+    if config.channels == 1 and len(taken) == 3:
+        taken = (torch.tensor(LUMA).view(3, 1, 1) * taken).sum(0, keepdim=True)
+    taken = taken.expand(config.channels, -1, -1)
+    return (degrade.bayer_mosaic(taken[None])[0] if config.task == "demosaic" else taken).contiguous()

@@ -14,6 +14,7 @@ from .log import LogRow
 from .loop import train
 from .presets import TrainConfig
 from .state import continued, read_state
+from .world import processes
 
 
 def train_all(
@@ -34,17 +35,20 @@ def train_all(
     finished = [_finished(run, resume) for run in runs]  # before anything is written: all must be able to go on
     if int(os.environ.get("RANK", 0)) == 0:
         _open(config, resume)
-    for i, run in enumerate(runs):
-        if finished[i]:
-            continue
-        first = runs[0].output / "run.toml"
-        if run.precision == "auto" and i and first.exists():
-            run = replace(run, precision=presets.read_toml(first)["precision"])
-        report({"case": run.preset, "number": i + 1, "of": len(runs)})
-        train(
-            run, resume=(run.output / "state.pt").exists(), command=command, report=report,
-            progress=lambda step, done, i=i: progress(step, (i + min(done, 1.0)) / len(runs)),
-        )  # fmt: skip
+    with processes(config.device):  # once: they cannot part and meet again
+        for i, run in enumerate(runs):
+            if finished[i]:
+                continue
+
+            def of_all(step: int, done: float, before: int = i) -> None:
+                progress(step, (before + min(done, 1.0)) / len(runs))
+
+            first = runs[0].output / "run.toml"
+            if run.precision == "auto" and i and first.exists():
+                run = replace(run, precision=presets.read_toml(first)["precision"])
+            report({"case": run.preset, "number": i + 1, "of": len(runs)})
+            begun = (run.output / "state.pt").exists()
+            train(run, resume=begun, command=command, report=report, progress=of_all)
     return [run.output / "model.safetensors" for run in runs]
 
 

@@ -53,7 +53,7 @@ class World:
 
 @contextmanager
 def processes(device: str) -> Iterator[World]:
-    """Joins the other processes of torchrun, if there are any."""
+    """Joins the other processes of torchrun, if there are any; inside of itself, whoever has joined already."""
     size = int(os.environ.get("WORLD_SIZE", 1))
     if size == 1:
         yield World(0, 1, pick_device(device))
@@ -64,6 +64,9 @@ def processes(device: str) -> Iterator[World]:
             raise UsageError(f"torchrun starts more processes than the {torch.cuda.device_count()} GPUs here")
         where = torch.device("cuda", local)
         torch.cuda.set_device(where)
+    if dist.is_initialized():
+        yield World(dist.get_rank(), size, where)
+        return
     dist.init_process_group("cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo")
     try:
         yield World(dist.get_rank(), size, where)

@@ -14,6 +14,7 @@ from helpers import benchmark, measured_rows, saved, shared, tiny, toy_picture
 
 from dagl_cli import images
 from dagl_cli.measuring import cases, datasets, measure, tables
+from dagl_cli.measuring.measure import Procedure
 from dagl_cli.measuring.methods import OURS, Method, Settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -47,7 +48,7 @@ def test_published_figures_are_the_papers() -> None:
 def test_a_set_prints_what_is_published_for_it_and_where() -> None:
     (case,) = cases.cases_for([datasets.dataset("CC15")], "real", [None])
     method = Method(OURS, lambda bad, level: bad, Settings("a function"))
-    row = measure.measure(case, method, shared("testsets"), limit=1)
+    row = measure.measure(case, method, Procedure(shared("testsets"), limit=1))
     columns, ((_, *cells),) = tables.summary([case], [row])
     assert dict(zip(columns[1:], cells))["TWSC"] == "37.81"
     assert any("CBDNet/issues/22" in note for note in tables.notes([row]))

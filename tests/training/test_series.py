@@ -81,6 +81,6 @@ def test_the_command(photos: Path, tmp_path: Path) -> None:
     assert text.count("Weights: ") == 5
     again = ("train", "-o", output, "--resume")
     assert "table5:" not in dagl(*again)[1]  # all are finished
-    for flags, message in ((["--lr", 0.5], "--lr 0.5 differs"), (["--steps", 0], "--steps must be at least 1")):
-        assert message in dagl(*again, *flags, code=2)[1]
+    for wrong, message in ((("--lr", 0.5), "--lr 0.5 differs"), (("--steps", 0), "--steps must be at least 1")):
+        assert message in dagl(*again, *wrong, code=2)[1]
     assert "table5:" not in dagl(*again)[1]  # nothing came of the mistakes

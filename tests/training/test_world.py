@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from helpers import averaged, run_config, same_weights, train_elsewhere
 
 from dagl_cli.store import weights
 from dagl_cli.training.loop import train
-from dagl_cli.training.world import STOPS, stop_signals
+from dagl_cli.training.world import STOPS, processes, stop_signals
 
 
 @pytest.mark.parametrize("number", STOPS)
@@ -46,6 +47,19 @@ def test_two_processes_are_one(photos: Path, tmp_path: Path) -> None:
     for name, value in averaged(tmp_path / "one").items():
         torch.testing.assert_close(averaged(tmp_path / "two")[name], value, rtol=1e-4, atol=1e-6)
     assert weights.describe(tmp_path / "two/model.safetensors")[1]["processes"] == 2
+
+
+def test_who_has_joined_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A series joins once: groups that part and meet again find what the former ones left with torchrun."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    dist.init_process_group("gloo", init_method=(tmp_path / "meeting").as_uri(), rank=0, world_size=1)
+    try:
+        for _ in range(2):
+            with processes("cpu") as world:
+                assert (world.rank, world.size) == (0, 2)
+        assert dist.is_initialized()
+    finally:
+        dist.destroy_process_group()
 
 
 def test_what_was_ignored_stays_ignored() -> None:
