@@ -35,6 +35,8 @@ class Format:
     """Floats are proportional to light."""
     alpha: bool = True
     gray: bool = True
+    pages: bool = False
+    """Its files of several pictures are restored picture by picture (`frames`); those of others are refused."""
     longest_side: int = 2**31 - 1
     longest_block: int = 2**32 - 1
     """Bytes of EXIF or XMP."""
@@ -50,6 +52,7 @@ _ALL = frozenset({"icc", "exif", "xmp", "resolution"})
 FORMATS = {
     "PNG": Format(
         (".png",), (b"\x89PNG\r\n\x1a\n",), png.decode, png.encode, _ALL | {"png_text", "png_colours"}, depths=(8, 16),
+        pages=True,
     ),
     "JPEG": Format(
         (".jpg", ".jpeg", ".jpe", ".jfif", ".jif"), (b"\xff\xd8\xff",), jpeg.decode, jpeg.encode,
@@ -57,10 +60,12 @@ FORMATS = {
     ),
     "TIFF": Format(
         (".tif", ".tiff"), (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), tiff.decode, tiff.encode, _ALL | {"tiff"},
-        depths=(8, 16), floats=(16, 32),
+        depths=(8, 16), floats=(16, 32), pages=True,
     ),
     "BMP": Format((".bmp", ".dib"), (b"BM", *bmp.DIB), bmp.decode, bmp.encode, frozenset({"resolution"}), alpha=False),
-    "WEBP": Format((".webp",), (b"RIFF....WEBP",), webp.decode, webp.encode, _ALL, gray=False, longest_side=16383),
+    "WEBP": Format(
+        (".webp",), (b"RIFF....WEBP",), webp.decode, webp.encode, _ALL, gray=False, pages=True, longest_side=16383,
+    ),
     "JPEG2000": Format(
         (".jp2",), (jpeg2000.START, jpeg2000.CODESTREAM), jpeg2000.decode, jpeg2000.encode, _ALL, depths=(8, 16),
     ),

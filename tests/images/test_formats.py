@@ -14,6 +14,7 @@ import PIL.ImageCms
 import pytest
 
 import dagl_cli
+from dagl_cli import frames
 from dagl_cli.errors import ImageError
 from dagl_cli.images import FORMATS, Image, Resolution, jpegxl, levels, read, srgb_profile, write
 from dagl_cli.images.colour import is_linear
@@ -279,20 +280,34 @@ def test_colours_of_jpeg_xl_without_a_profile_are_refused() -> None:
         read(coloured(PQ))
 
 
+@pytest.mark.parametrize("name", WRITTEN)
+def test_pages(name: str, tmp_path: Path) -> None:
+    path = tmp_path / f"x{FORMATS[name].suffixes[0]}"
+    if FORMATS[name].pages:
+        first, *more = [PIL.Image.new("RGB", (9, 8), colour) for colour in ("red", "green")]
+        first.save(path, save_all=True, append_images=more)
+        found = frames.find(path)
+        assert found is not None
+        found.close()
+    else:
+        write(fitting(name), path)
+        assert frames.find(path) is None
+
+
 def formats_table() -> str:
     """What the rows of `FORMATS` say, whose cells the tests above try."""
 
     def cell(value: object) -> str:
         return value if isinstance(value, str) else "yes" if value else "–"
 
-    lines = ["| format | endings | integers | floats | alpha | gray | ICC | EXIF | XMP | resolution | record |"]
-    lines.append("|---|" + "---|" * 10)
+    lines = ["| format | endings | integers | floats | alpha | gray | ICC | EXIF | XMP | resolution | pages | record |"]
+    lines.append("|---|" + "---|" * 11)
     for name, format in FORMATS.items():
         bits = [", ".join(map(str, kinds)) for kinds in (format.depths, format.floats)]
         kept = [what in format.keeps for what in ("icc", "exif", "xmp", "resolution")]
         record = bool(format.encode) and bool(format.keeps & {"xmp", "record"})
         title = name if format.encode else f"{name}, read only"
-        cells = [title, " ".join(format.suffixes), *bits, format.alpha, format.gray, *kept, record]
+        cells = [title, " ".join(format.suffixes), *bits, format.alpha, format.gray, *kept, format.pages, record]
         lines.append(f"| {' | '.join(map(cell, cells))} |")
     return "\n".join(lines) + "\n"
 
