@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from ..errors import DaglError, unknown
 from ..measuring import datasets
@@ -95,7 +95,8 @@ def list_sets(data_dir: DataDir = None, as_json: Json = False) -> None:
     if as_json:
         print(json.dumps({"folder": str(folder), "datasets": rows}, indent=2))
         return
-    table = Table("name", "for", "MB", "here", "what", "from", caption=str(folder))
+    columns = (Column(title, overflow="fold") for title in ("name", "for", "MB", "here", "what", "from"))
+    table = Table(*columns, caption=str(folder))
     for row in rows:
         here = {0: "no", row["files"]: "yes"}.get(row["here"], "in part")
         table.add_row(

@@ -58,13 +58,24 @@ def test_push(server: Hub, tmp_path: Path) -> None:
     assert server.commits == ["main", "v2"]
 
 
+SEVERAL = """
+import json, sys
+from typer.testing import CliRunner
+from dagl_cli.cli import app
+for arguments in sys.argv[1:]:
+    result = CliRunner().invoke(app, ["weights", *json.loads(arguments)])
+    print(json.dumps([result.exit_code, result.stderr]))
+"""
+"""Commands in one process, which is what they cost."""
+
+
 def test_what_is_not_pushed(server: Hub, tmp_path: Path) -> None:
     good = saved(tmp_path / "good.safetensors", tiny(), licence="MIT")
     unstated = saved(tmp_path / "unstated.safetensors", tiny())
     theirs = saved(tmp_path / "theirs.safetensors", tiny(), licence="none stated: for your own use only")
     dagl(server, tmp_path, "export", tmp_path / "damaged", "--model", good)
     (tmp_path / "damaged/good.safetensors").write_bytes(good.read_bytes()[:-1] + b"?")
-    for arguments, code, expected in (
+    cases: list[tuple[list[object], int, str]] = [
         (["me/x", unstated], 4, "no licence is stated"),
         (["me/x", theirs], 4, "may not be passed on: its licence is 'none stated"),
         (["me/x", tmp_path / "damaged"], 4, "damaged: its SHA-256 is"),
@@ -73,11 +84,11 @@ def test_what_is_not_pushed(server: Hub, tmp_path: Path) -> None:
         (["me/x@v1", good], 2, "write OWNER/REPO"),
         (["faults/forbidden", good], 4, "the Hub refuses access (403)"),
         (["faults/broken", good], 4, "the Hub answers 500"),
-    ):
-        result = dagl(server, tmp_path, "push", *arguments)
-        assert result.returncode == code, result.stderr
-        assert expected in result.stderr
-        assert result.stderr.count("\n") == 1
+    ]
+    told = run(server, tmp_path, "-c", SEVERAL, *(json.dumps(["push", *map(str, case[0])]) for case in cases))
+    for (_, code, expected), outcome in zip(cases, map(json.loads, told.stdout.splitlines()), strict=True):
+        assert (outcome[0], outcome[1].count("\n")) == (code, 1), outcome
+        assert expected in outcome[1]
     denied = dagl(server, tmp_path, "push", "me/x", good, HF_TOKEN="hf_other")
     assert (denied.returncode, denied.stderr.count("\n")) == (4, 1)
     assert "`hf auth login` or set HF_TOKEN" in denied.stderr
@@ -86,19 +97,20 @@ def test_what_is_not_pushed(server: Hub, tmp_path: Path) -> None:
 
 PYTHON = """
 import sys, torch, dagl_cli
-model = dagl_cli.DAGL.from_pretrained(sys.argv[1], local_files_only="offline" in sys.argv)
-print(type(model).__name__, model.config.task, float(model(torch.zeros(1, 1, 8, 8), 25).mean()))
-if "push" in sys.argv:
-    model.push_to_hub("me/again")
+for name in sys.argv[1:]:
+    model = dagl_cli.DAGL.from_pretrained(name.removeprefix("offline:"), local_files_only=name.startswith("offline:"))
+    print(type(model).__name__, model.config.task, float(model(torch.zeros(1, 1, 8, 8), 25).mean()))
+    if name == "me/models":
+        model.push_to_hub("me/again")
 """
 
 
 def test_from_the_hub_and_back(server: Hub, tmp_path: Path) -> None:
     path = saved(tmp_path / "denoise-gray.safetensors", tiny(shift=0.25), licence="MIT")
     assert dagl(server, tmp_path, "push", "me/models", path).returncode == 0
-    for arguments in (["me/models", "push"], ["me/models", "offline"], ["me/again"], [f"me/again@{COMMIT}"]):
-        result = run(server, tmp_path, "-c", PYTHON, *arguments)
-        assert result.stdout == "DAGL denoise 0.25\n", result.stderr
+    names = ["me/models", "offline:me/models", "me/again", f"me/again@{COMMIT}"]
+    result = run(server, tmp_path, "-c", PYTHON, *names)
+    assert result.stdout == "DAGL denoise 0.25\n" * len(names), result.stderr
     assert {"model.safetensors", "manifest.json", "README.md", "config.json"} <= server.files["me/again"].keys()
 
 
