@@ -85,14 +85,14 @@ def test_the_manual_is_understood_by_groff() -> None:
 
 
 def test_a_build_has_what_the_manual_needs() -> None:
-    """What the command line imports without torch is what pyproject.toml gives to the build (hatch_build.py)."""
+    """All that the command line imports without torch, pyproject.toml gives to the build (hatch_build.py)."""
     project = tomlkit.parse((ROOT / "pyproject.toml").read_text()).unwrap()
     given = set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["custom"]["dependencies"])
     code = "import sys; from dagl_cli.cli import app; print(*{name.partition('.')[0] for name in sys.modules})"
     loaded = set(subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).split())
     ours = {re.split(r"[<>=\[]", requirement)[0] for requirement in project["project"]["dependencies"]}
     distributions = packages_distributions()
-    assert {name.lower() for module in loaded for name in distributions.get(module, ())} & ours == given
+    assert {name.lower() for module in loaded for name in distributions.get(module, ())} & ours <= given <= ours
 
 
 @pytest.mark.parametrize("width", [60, 100])
