@@ -12,10 +12,13 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+import numpy as np
+
 from .. import images
 from ..errors import ImageError
 from ..images import Image
 from ..images.silence import silent
+from . import planes
 from .sequence import Frame, Writer
 
 if TYPE_CHECKING:
@@ -73,11 +76,7 @@ def _pixels(frame: Any, bits: int, most: int, odd: bool = False) -> str:
 
     odd: sides that are no multiple of two may have colours at half of the resolution.
     """
-    parts = frame.format.components
-    horizontal = vertical = 2  # of gray
-    if len(parts) > 2:
-        horizontal, vertical = round(frame.width / parts[1].width), round(frame.height / parts[1].height)
-    sampling = {(2, 2): "420", (2, 1): "422", (4, 1): "422", (4, 4): "420"}.get((horizontal, vertical), "444")
+    sampling = planes.sampling(frame)
     if not odd and sampling != "444" and (frame.width % 2 or frame.height % 2):
         sampling = "444"
     depth = next(depth for depth in (8, 10, 12, 16) if depth >= min(bits, most))
@@ -123,22 +122,19 @@ class VideoWriter(Writer):
         self._out: Any = None
         self._copies: dict[int, Any] = {}
         """Index of a stream that is read -> the one that is written."""
+        self._planes: list[np.ndarray] = []
         self._first = self._end = Fraction(0)
         self._number = 0
 
     def add(self, frame: Frame, picture: Image) -> None:
-        import av
-
         given = frame.own
-        levels = images.levels(picture)
-        if self._out is None:
-            self._begin(given, levels.shape[1], levels.shape[0])
-        gray = levels.shape[2] == 1
-        made = av.VideoFrame.from_ndarray(levels[..., 0] if gray else levels, format="gray16le" if gray else "gbrp16le")
-        made = made.reformat(
-            format=self._encoder.pixels, dst_colorspace=given.colorspace, src_color_range=_FULL,
-            dst_color_range=given.color_range or 1,
-        )  # fmt: skip
+        if self._video.split:
+            self._planes.append(picture.pixels)
+            if len(self._planes) < len(planes.GAINS):
+                return
+            made = self._joined(given)
+        else:
+            made = self._coloured(given, images.levels(picture))
         made.pts, made.time_base = self._time(given), self._base
         made.colorspace, made.color_range = given.colorspace, given.color_range
         with silent():  # encoders print what they are
@@ -146,6 +142,30 @@ class VideoWriter(Writer):
         self._number += 1
         with self._sink.told():
             self._mux(packets)
+
+    def _joined(self, given: Any) -> Any:
+        """A frame of its planes."""
+        height, width = self._planes[0].shape[:2]
+        if self._out is None:
+            self._begin(given, width, height)
+        made = planes.joined(self._planes, given, width, height)
+        self._planes = []
+        return made if made.format.name == self._encoder.pixels else made.reformat(format=self._encoder.pixels)
+
+    def _coloured(self, given: Any, levels: np.ndarray) -> Any:
+        """A frame of RGB or gray."""
+        import av
+
+        if self._out is None:
+            self._begin(given, levels.shape[1], levels.shape[0])
+        gray = levels.shape[2] == 1
+        made = av.VideoFrame.from_ndarray(levels[..., 0] if gray else levels, format="gray16le" if gray else "gbrp16le")
+        return made.reformat(
+            format=self._encoder.pixels,
+            dst_colorspace=given.colorspace,
+            src_color_range=_FULL,
+            dst_color_range=given.color_range or 1,
+        )
 
     def finish(self) -> None:
         with self._sink.told():

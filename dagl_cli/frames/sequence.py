@@ -25,6 +25,8 @@ class Frame:
     number: int
     """Of its page in the file, counted from 1. A page may hold several pictures, as its channels."""
     group: Hashable = 0
+    gain: float = 1.0
+    """What a noise level of the file's colours becomes in this picture."""
     own: Any = None
     """What the kind of file needs to write the picture back to its place: its time, its page."""
 
@@ -58,6 +60,8 @@ class Sequence(ABC):
     suffixes: tuple[str, ...]
     """What a result may be called; the first is what one gets that has no name."""
     words = ("frame", "frames")
+    split = False
+    """Whether frames are given as planes of brightness and colour, each a picture of its own: set it if `can_split`."""
     alike = True
     """Whether the frames of a group show the same scene: then what most need is done to all. Otherwise they are
     treated alike only if they need the same."""
@@ -74,6 +78,10 @@ class Sequence(ABC):
     @abstractmethod
     def whole(self) -> bool:
         """Whether all pages of the file are wanted."""
+
+    def can_split(self) -> bool:
+        """Whether its colours have fewer pixels than its brightness, so that their noise is no colour noise."""
+        return False
 
     @abstractmethod
     def groups(self) -> list[Hashable]:

@@ -203,14 +203,14 @@ class Stack(Sequence):
             if self.imagej:
                 metadata.tiff["byteorder"] = self.structure.order
             if not apart:
-                return [Frame(images.assembled(levels, metadata, "TIFF", b""), number, Group(kind), 1)]
+                return [Frame(images.assembled(levels, metadata, "TIFF", b""), number, Group(kind), own=1)]
             channels = levels.shape[2]
             return [
                 Frame(
                     images.assembled(levels[..., i], Metadata(**vars(metadata)), "TIFF", b""),
                     number,
                     Group(kind, i),
-                    channels,
+                    own=channels,
                 )
                 for i in range(channels)
             ]

@@ -19,6 +19,7 @@ from .. import images
 from ..errors import ImageError
 from ..images import Image, Metadata
 from ..images.image import check_size
+from . import planes
 from .encoding import CONTAINERS, VideoWriter
 from .pages import Pages
 from .sequence import SAMPLES, Frame, Sequence
@@ -74,7 +75,16 @@ class Video(Sequence):
         return self._pages is None
 
     def groups(self) -> list[Hashable]:
-        return [0]
+        return list(range(3 if self.split else 1))
+
+    def can_split(self) -> bool:
+        with suppress(Exception), self._opened() as container:  # what is wrong is told when frames are read
+            frame = next(container.decode(best(container)))
+            sampling = planes.sampling(frame)
+            if len(frame.format.components) < 3 or frame.format.is_rgb:
+                return False
+            return sampling == "420" or (sampling == "422" and not frame.rotation)
+        return False
 
     def is_own(self, suffix: str) -> bool:
         return suffix == self.source.suffix.lower()
@@ -94,10 +104,10 @@ class Video(Sequence):
                 wanted = (
                     frame for number, frame in enumerate(_decoded(container, self.name), 1) if number in self._pages
                 )
-                yield from map(self._picture, islice(wanted, SAMPLES))
+                yield from (self._pictures(frame)[int(str(group))] for frame in islice(wanted, SAMPLES))
                 return
             near = {frame.pts: frame for i in range(SAMPLES) if (frame := self._near(container, (i + 0.5) / SAMPLES))}
-            yield from map(self._picture, near.values())
+            yield from (self._pictures(frame)[int(str(group))] for frame in near.values())
 
     def writer(self, file: BinaryIO, suffix: str, *, strip_metadata: bool) -> VideoWriter:
         return VideoWriter(self, file, suffix, strip_metadata)
@@ -115,7 +125,9 @@ class Video(Sequence):
             number += 1
             damaged += frame.is_corrupt
             if self._pages is None or number in self._pages:
-                yield Frame(self._picture(frame), number, own=frame)
+                for group, picture in enumerate(self._pictures(frame)):
+                    gain = planes.GAINS[group] if self.split else 1.0
+                    yield Frame(picture, number, group, gain, frame)
             if self._pages is not None and number == self._pages.last:
                 break
         if damaged:
@@ -140,13 +152,16 @@ class Video(Sequence):
                     break
         return found
 
-    def _picture(self, frame: Any) -> Image:
-        """Upright, in 16 bits, whatever its own are."""
+    def _pictures(self, frame: Any) -> list[Image]:
+        """Upright, in 16 bits, whatever its own are; or its planes."""
         with images.read_errors(self.name):
+            if self.split:
+                turns = round(frame.rotation / 90)
+                return [Image(np.ascontiguousarray(np.rot90(plane, turns)), depth=16) for plane in planes.taken(frame)]
             gray = frame.format.name.startswith("gray")
             levels = frame.reformat(format="gray16le" if gray else "gbrp16le").to_ndarray()
             upright = np.ascontiguousarray(np.rot90(levels, round(frame.rotation / 90)))
-            return images.assembled(upright, Metadata(), "PNG", b"")
+            return [images.assembled(upright, Metadata(), "PNG", b"")]
 
 
 def best(container: Any) -> Any:

@@ -70,6 +70,8 @@ class Case:
     """Bayer pattern, for a mosaic."""
     hidden: np.ndarray | None = None
     """(H, W) bool: pixels that are wholly transparent or no numbers, if there are any."""
+    gain: float = 1.0
+    """What a noise level that the user gives becomes here, where the picture is a plane of one."""
     negative: Raw | None = None
     """How to develop a camera raw file, whose picture is a mosaic."""
 
@@ -95,7 +97,7 @@ def case_of(picture: Image, task: str, pattern: str, negative: Raw | None = None
         pixels = filled(pixels, hidden)
     if task != "demosaic" and is_gray(pixels):
         pixels = pixels[..., :1]
-    return Case(picture, pixels, negative.pattern if negative else pattern, hidden, negative)
+    return Case(picture, pixels, negative.pattern if negative else pattern, hidden, negative=negative)
 
 
 def is_gray(pixels: np.ndarray) -> bool:
@@ -255,7 +257,12 @@ class PictureRestorer:
         """A picture after one step."""
         restorer = self.restorer(case.pixels.shape[-1], finding.task or task)
         pixels = run(
-            restorer, case.pixels, self._level(finding, restorer.config), case.pattern, case.picture.depth, progress
+            restorer,
+            case.pixels,
+            self._level(finding, restorer.config, case),
+            case.pattern,
+            case.picture.depth,
+            progress,
         )
         if task == "demosaic" and case.negative:
             pixels = develop(pixels, case.negative)
@@ -294,14 +301,14 @@ class PictureRestorer:
             config, name = self.described(case.pixels.shape[-1], finding.task or task)
             x = torch.from_numpy(case.pixels).permute(2, 0, 1)
             x = x.expand(config.channels, -1, -1) if len(x) < config.channels and task != "demosaic" else x
-            check_input(config, name, x, self._level(finding, config), case.pattern)
+            check_input(config, name, x, self._level(finding, config, case), case.pattern)
             return Outcome("planned", finding.sigma, finding.quality, name, note=finding.note)
         return Outcome("unchanged", finding.sigma, finding.quality, note="; ".join(notes))
 
-    def _level(self, finding: Finding, config: ModelConfig) -> float | None:
+    def _level(self, finding: Finding, config: ModelConfig, case: Case) -> float | None:
         """The noise level that a network is told."""
         if self.sigma is not None:
-            return self.sigma
+            return self.sigma * case.gain
         return finding.level if config.noise_map else None
 
     def _tasks(self, case: Case) -> list[str]:

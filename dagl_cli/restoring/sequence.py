@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Container, Hashable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -37,14 +37,15 @@ class Tally:
     qualities: list[int] = field(default_factory=list)
     notes: dict[str, None] = field(default_factory=dict)
 
-    def add(self, frame: Frame, outcome: Outcome) -> None:
+    def add(self, frame: Frame, outcome: Outcome, leading: bool = True) -> None:
+        """leading: the level is worth telling; of planes it is that of the brightness."""
         self.frames += 1
         self.restored += outcome.status == "restored"
         self.pages += frame.number != self.last
         self.last = frame.number
         if outcome.model:
             self.models[outcome.model] = None
-        if outcome.sigma is not None:
+        if outcome.sigma is not None and leading:
             self.levels.append(outcome.sigma)
         if outcome.quality is not None:
             self.qualities.append(outcome.quality)
@@ -96,6 +97,9 @@ def restore_frames(
         settings["format"] = images.SUFFIXES[suffix]
         return _single(restorer, sequence, recorded, lambda picture: images.write(picture, target, **settings))
     found = {group: _needs(restorer, sequence, group) for group in sequence.groups()}
+    if _is_white(restorer, found) and sequence.can_split():
+        sequence.split = True
+        found = {group: _needs(restorer, sequence, group) for group in sequence.groups()}
     nothing = [finding.nothing for needs in found.values() for finding in needs.values()]
     copied = sequence.whole() and not strip_metadata and sequence.is_own(suffix)
     tally = Tally()
@@ -107,13 +111,13 @@ def restore_frames(
             return Outcome("unchanged", note="; ".join(said))
         with closing(sequence.writer(file, suffix, strip_metadata=strip_metadata)) as writer:
             for frame in _to_the_fault(sequence, faults):
-                case = case_of(frame.picture, restorer.task, restorer.pattern)
+                case = replace(case_of(frame.picture, restorer.task, restorer.pattern), gain=frame.gain)
                 outcome, picture = restorer.treated(case, found=found[frame.group])
                 if not tally.frames and outcome.status == "restored":
                     picture = recorded(picture, outcome)
                 with images.write_errors(target):
                     writer.add(frame, picture)
-                tally.add(frame, outcome)
+                tally.add(frame, outcome, leading=not sequence.split or frame.group == sequence.groups()[0])
                 if progress:
                     progress(tally.pages, max(tally.pages, sequence.count))
             with images.write_errors(target):
@@ -175,6 +179,15 @@ def _needs(restorer: PictureRestorer, sequence: Sequence, group: Hashable) -> di
     """What all frames of a group need; empty where each is to be looked at by itself."""
     cases = _cases(restorer, sequence, group)
     return restorer.agreed(cases, sequence.alike) if len(cases) > 1 or sequence.alike else {}
+
+
+def _is_white(restorer: PictureRestorer, found: dict[Hashable, dict[str, Finding]]) -> bool:
+    """Whether nothing is to be done but to remove white noise, by the default model and from all alike."""
+    needed = [
+        (finding.task or task) for needs in found.values() for task, finding in needs.items() if not finding.nothing
+    ]
+    plain = restorer.model is None and restorer.options.luma == restorer.options.chroma
+    return plain and needed == ["denoise"]
 
 
 def _cases(restorer: PictureRestorer, sequence: Sequence, group: Hashable) -> list[Case]:

@@ -14,7 +14,9 @@ import pytest
 from helpers import SHIFT, dagl, noting, picture, refused, tree
 
 from dagl_cli import frames, images
+from dagl_cli.frames import planes
 from dagl_cli.restoring import guard
+from dagl_cli.restoring import picture as restoring
 
 pytestmark = pytest.mark.usefixtures("one_thread", "here")
 
@@ -80,12 +82,18 @@ def packets(path: str) -> list[bytes]:
         return [bytes(packet) for packet in file.demux(audio=0) if packet.size]
 
 
-def assert_restored(path: str, size: tuple[int, int] = (48, 64), numbers: range = range(6), turned: int = 0) -> None:
-    """That frames are the scene's with `SHIFT` added, but for what coding costs."""
+SPLIT = np.array([1.164 + 1.596, 1.164 - 0.392 - 0.813, 1.164 + 2.017]) * SHIFT
+"""What RGB becomes where `SHIFT` is added to Y, Cb and Cr (ITU-R BT.601)."""
+
+
+def assert_restored(
+    path: str, size: tuple[int, int] = (48, 64), numbers: range = range(6), turned: int = 0, up: Any = SPLIT
+) -> None:
+    """That frames are the scene's with `up` added, but for what coding costs."""
     found, _, _ = seen(path)
     assert len(found) == len(numbers)
     for number, one in zip(numbers, found):
-        wanted = np.rot90(scene(number, *size), turned).astype(int) + SHIFT
+        wanted = np.rot90(scene(number, *size), turned).astype(int) + up
         assert one.shape == wanted.shape
         assert np.abs(one - wanted).mean() < 3
 
@@ -124,7 +132,7 @@ def test_what_is_written(name: str, codec: str, pixels: str, size: tuple[int, in
     assert (context.codec.canonical_name, context.pix_fmt) == (made, kept)
     assert times == pytest.approx(seen(name)[1], abs=0.0006)
     if pixels != "gray":
-        assert_restored(f"out{Path(name).suffix}", size)
+        assert_restored(f"out{Path(name).suffix}", size, up=SPLIT if "444" not in pixels else SHIFT)
 
 
 def test_odd_sides_have_all_colours_where_the_codec_needs_even_ones() -> None:
@@ -233,10 +241,34 @@ def test_the_level_is_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "noise", lambda pixels, iso=None: noting(calls, 1, found))
     _, stderr = dagl("denoise", "clip.mp4")
     assert "sigma 12.0 (estimated); 30 frames; " in stderr
-    assert len(calls) == 5
+    assert len(calls) == 4 * 5  # the frames as they are shown, and then their planes
     monkeypatch.setattr(guard, "noise", lambda pixels, iso=None: guard.Finding(nothing="clean: left as it is"))
     dagl("denoise", "clip.mp4", "same.mp4")
     assert Path("same.mp4").read_bytes() == Path("clip.mp4").read_bytes()
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 64), (47, 63), (1, 1), (2, 130)])
+@pytest.mark.parametrize("pixels", ["yuv420p", "yuv420p10le", "yuv422p", "yuv444p12le", "nv12", "yuvj420p"])
+def test_planes_come_back_as_they_were(pixels: str, height: int, width: int) -> None:
+    frame = av.VideoFrame.from_ndarray(scene(0, height, width), format="rgb24").reformat(format=pixels)
+    taken = planes.taken(frame)
+    assert taken[0].shape == (height, width, 1)
+    back = planes.joined(taken, frame, width, height)
+    assert all(np.array_equal(one, other) for one, other in zip(planes.taken(back), taken))
+    difference = back.to_ndarray(format="rgb24").astype(int) - frame.to_ndarray(format="rgb24")
+    assert pixels == "yuvj420p" or np.abs(difference).max() <= 2
+
+
+def test_a_given_level_is_that_of_the_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each plane is told what independent noise of the three channels becomes in it."""
+    film("clip.mp4", count=2)
+    told: list[float] = []
+    monkeypatch.setattr(restoring, "run", lambda restorer, pixels, sigma, *more: noting(told, sigma, pixels))
+    dagl("denoise", "--sigma", 20, "clip.mp4")
+    assert told == pytest.approx([20 * gain for gain in planes.GAINS] * 2)
+    random = np.random.default_rng(0).normal(100, 20, (256, 256, 3)).round().astype(np.uint8)
+    frame = av.VideoFrame.from_ndarray(random, format="rgb24").reformat(format="yuv420p")
+    assert [255 * plane.std() / 20 for plane in planes.taken(frame)] == pytest.approx(planes.GAINS, rel=0.15)
 
 
 def test_without_pyav(monkeypatch: pytest.MonkeyPatch) -> None:
