@@ -64,6 +64,7 @@ def test_only_where_little_changes_and_for_8_bits() -> None:
     calm = Restorer(tiny(graph=False))
     assert (calm.precision(8), calm.precision(16), calm.precision()) == ("bf16", "fp32", "fp32")
     assert [Restorer(tiny(), Options(precision=p)).precision(8) for p in ("fp32", "bf16")] == ["fp32", "bf16"]
+    assert Restorer(tiny("demosaic", 3, graph=False)).precision(8) == "fp32", "it shows there"
     assert rough()._change() > HALF_LEVEL
     assert rough().precision(8) == "fp32"
 

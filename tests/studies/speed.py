@@ -295,10 +295,15 @@ def chart(rows: list[tuple[str, float, float]]) -> str:
         spent = 10 ** (power / 2)
         if first <= power / 2 <= last:
             parts.append(f'<text x="{x(spent):.0f}" y="{height - 22}" text-anchor="middle">{spent:.2g}</text>')
-    for name, spent, db in sorted(rows, key=lambda row: row[2]):
+    labels: list[tuple[float, float]] = []
+    for name, spent, db in sorted(rows, key=lambda row: -row[2]):
+        beside, below = x(spent) + 7, y(db) + 4
+        while any(abs(beside - other) < 130 and abs(below - line) < 11 for other, line in labels):
+            below += 1
+        labels.append((beside, below))
         fill = "#c33" if name.startswith("denoise-") else "#888"
         parts.append(f'<circle cx="{x(spent):.0f}" cy="{y(db):.0f}" r="4" fill="{fill}"/>'
-                     f'<text x="{x(spent) + 7:.0f}" y="{y(db) + 4:.0f}">{name}</text>')  # fmt: skip
+                     f'<text x="{beside:.0f}" y="{below:.0f}">{name}</text>')  # fmt: skip
     parts.append(
         f'<text x="{(left + width) / 2}" y="{height - 6}" text-anchor="middle">CPU seconds of a megapixel</text>'
     )
