@@ -19,6 +19,7 @@ from . import (  # noqa: F401  (they join `app`)
     denoise,
     graph,
     restore,
+    serve,
     train,
     weights,
 )

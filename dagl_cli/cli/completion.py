@@ -22,3 +22,10 @@ def models(incomplete: str) -> list[str]:
     from ..store import weights
 
     return among([path.stem for path in (*weights.bundled(), *weights.imported())])(incomplete)
+
+
+def formats(incomplete: str) -> list[str]:
+    """Those that dagl writes, as file endings without the dot."""
+    from ..images import SUFFIXES
+
+    return among([suffix[1:] for suffix in SUFFIXES])(incomplete)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.progress import Progress, ProgressColumn
 
+from ..errors import DaglError
 from ..errors import plain as plain  # for the commands
 
 
@@ -56,9 +60,54 @@ def stdout() -> Console:
     return Console(width=None if told else UNSEEN, highlight=False)
 
 
-def say(line: str, style: str = "") -> None:
-    """One line of message on stderr, unwrapped; markup and control characters in file names do nothing."""
-    errors.print(plain(line), style=style or None, markup=False, emoji=False, soft_wrap=True)
+def say(line: str, style: str = "", quiet: bool = False) -> None:
+    """One line of message on stderr, unwrapped; markup and control characters in file names do nothing.
+
+    quiet: it goes to the log alone.
+    """
+    _log.write(plain(line))
+    if not quiet:
+        errors.print(plain(line), style=style or None, markup=False, emoji=False, soft_wrap=True)
+
+
+class Log:
+    """A file that messages are added to, each with its time. One that takes no more costs a message, not the work."""
+
+    def __init__(self) -> None:
+        self.file: IO[str] | None = None
+
+    def write(self, line: str) -> None:
+        if self.file is None:
+            return
+        try:
+            self.file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+            self.file.flush()
+        except OSError as error:
+            name = self.file.name
+            self.file = None
+            say(f"Note: cannot write {name}: {error.strerror}: going on without it", "yellow")
+
+
+_log = Log()
+
+
+@contextmanager
+def logged(path: Path | None) -> Iterator[None]:
+    """While the block runs, what is said goes to a file, too. Raises DaglError."""
+    if path is None:
+        yield
+        return
+    try:
+        file = open(path, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+    except OSError as error:
+        raise DaglError(f"cannot write {path}: {error.strerror}: choose another file for `log`") from None
+    before, _log.file = _log.file, file
+    try:
+        yield
+    finally:
+        _log.file = before
+        with suppress(OSError):
+            file.close()
 
 
 def bars(*columns: str | ProgressColumn, quiet: bool) -> Progress:

@@ -52,7 +52,7 @@ class Naming:
             text + (_shown(values[field], spec or "", self.pattern) if field else "")
             for text, field, spec, _ in Formatter().parse(self.pattern)
         )
-        if os.path.basename(name) != name or name in ("", ".", ".."):
+        if os.path.basename(name) != name or name in ("", ".", "..", self._ending(source)):
             raise UsageError(f"`name` {self.pattern} makes '{name}' of {source}, which is no name: use `output`")
         if not name.endswith(self._ending(source)):
             self._check_ending(name, source)

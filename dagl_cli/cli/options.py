@@ -19,7 +19,7 @@ import typer
 
 from ..config import DEVICES, MAX_PIXELS, PRECISIONS
 from ..config import Options as RunOptions
-from .completion import among, models
+from .completion import among, formats, models
 
 STDIO = Path("-")
 
@@ -93,7 +93,10 @@ Name = Annotated[
 Format = Annotated[
     str | None,
     typer.Option(
-        "--format", metavar="ENDING", help="Format of the results, on stdout too: png, jpg, tif ...; default: as input."
+        "--format",
+        metavar="ENDING",
+        help="Format of the results, on stdout too: png, jpg, tif ...; default: as input.",
+        autocompletion=formats,
     ),
 ]
 Include = Annotated[
@@ -182,6 +185,25 @@ Overwrite = Annotated[
     bool, typer.Option("--overwrite", envvar="DAGL_OVERWRITE", help="Replace existing outputs (never an input).")
 ]
 Json = Annotated[bool, typer.Option("--json", envvar="DAGL_JSON", help="A JSON report on stdout.")]
+JsonLines = Annotated[
+    bool, typer.Option("--json-lines", help="A JSON object on stdout for every file, as soon as it is finished.")
+]
+Report = Annotated[
+    Path | None,
+    typer.Option(
+        "--report",
+        parser=a_path,
+        metavar="FILE.html",
+        help="Write a page with inputs and results under a slider: of all files a table, of those that changed most "
+        "pictures.",
+    ),
+]
+LogFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--log", parser=a_path, metavar="FILE", help="Add all messages to this file, with their time; --quiet ones too."
+    ),
+]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", envvar="DAGL_QUIET", help="No progress, no messages but errors.")]
 Sharded = Annotated[
     Shard | None,
@@ -224,6 +246,9 @@ class Restoring(Running):
     pages: PageList = None
     overwrite: Overwrite = False
     as_json: Json = False
+    json_lines: JsonLines = False
+    report: Report = None
+    log: LogFile = None
     quiet: Quiet = False
     dry_run: DryRun = False
     shard: Sharded = None

@@ -3,30 +3,41 @@
 from __future__ import annotations
 
 import io
-import json
-import re
+import os
+import shlex
 import sys
-from mimetypes import guess_type
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
+from .. import __version__
 from ..config import Options
 from ..errors import DaglError, UsageError
+from .account import Account, Row, counts, row_of, said_left_out, summary
 from .boundary import CommandLineError, flags, with_flags
-from .console import bars, plain, say
+from .console import logged, say
 from .inputs import Filter, listed
 from .naming import Naming, format_of
 from .options import STDIO, Restoring, by_environment
-from .plan import Plan, plan
+from .plan import Plan, is_readable, plan
+from .progress import Progress
 
 if TYPE_CHECKING:
+    from ..measuring.gallery import Gallery
     from ..restoring.batch import Job
     from ..restoring.picture import Outcome
+    from ..restoring.restorer import Kept
 
-STATUSES = ("restored", "unchanged", "skipped", "partial", "failed", "planned")
+
+@dataclass
+class Service:
+    """What `dagl serve` keeps from job to job; it is the context's object. None otherwise."""
+
+    networks: Kept = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    """Of the job at work: one, when it has ended well."""
 
 
 def run(
@@ -54,9 +65,9 @@ def run(
         overwrite=restoring.overwrite,
         from_list=restoring.files_from is not None,
     )
-    left_out = [said_left_out(why, names) for why, names in planned.left_out.items()]
     if not planned.files and not planned.failures:
         what = f"no images in this folder ({NAMES})"
+        left_out = [said_left_out(why, names) for why, names in planned.left_out.items()]
         raise DaglError("; ".join([f"{given[0]}: {what}", *left_out]))
     shard = restoring.shard
     if shard and STDIO in given:
@@ -65,32 +76,85 @@ def run(
         shard = None
     if shard:
         planned = planned.part(shard, given)
-        left_out = [said_left_out(why, names) for why, names in planned.left_out.items()]
-    as_json = restoring.as_json
-    if as_json and STDIO in (target for _, target in planned.files):
-        if not by_environment(context, "as_json"):
-            raise UsageError("--json and an image cannot both go to stdout: give an output file")
-        as_json = False
-    rows: list[dict[str, Any]] = []
-    stopped: str | None = None
-    try:
-        restore(planned, restoring, options, settings | {"command": as_recorded(context)}, rows)
-    except (DaglError, KeyboardInterrupt) as stop:
-        stopped = with_flags(str(stop)) or "interrupted"
-        raise
-    finally:
-        if as_json:
-            print_report(rows, planned.left_out, stopped)
-    if not as_json and not restoring.quiet:
-        for line in left_out:
-            say(f"Left out: {with_flags(line)}", "yellow")
-        if shard and not rows:
-            say(f"None of the files is in shard {shard.index}/{shard.count}.")
-        if len(rows) > 1:
-            say(", ".join(f"{n} {status}" for status, n in counts(rows).items()))
-    number = counts(rows)
+    if isinstance(context.obj, Service) and len(planned.files) + len(planned.failures) != 1:
+        raise UsageError(f"{given[0]}: a job is one file: give one for each")
+    account = account_of(context, planned, restoring)
+    if restoring.log:
+        check_free("--log", restoring.log, planned)
+    gallery = gallery_of(restoring, planned)
+    with logged(restoring.log):
+        say(f"dagl {__version__}: {shlex.join(sys.argv[1:])}", quiet=True)
+        try:
+            settings["command"] = as_recorded(context)
+            restore(context.obj, planned, restoring, options, settings, account, gallery)
+        except (DaglError, KeyboardInterrupt) as stop:
+            why = with_flags(str(stop)) or "interrupted"
+            say(f"Stopped: {why}", quiet=True)
+            account.end(why, quiet=isinstance(stop, DaglError))
+            raise
+        finally:
+            if gallery and restoring.report and account.rows:
+                save_report(restoring.report, gallery, account)
+        account.end()
+        if shard and not account.rows:
+            say(f"None of the files is in shard {shard.index}/{shard.count}.", quiet=restoring.quiet)
+    number = counts(account.rows)
     if "failed" in number or "partial" in number:
-        raise typer.Exit(1 if number.get("failed") == len(rows) else 3)
+        raise typer.Exit(1 if number.get("failed") == len(account.rows) else 3)
+
+
+def account_of(context: typer.Context, planned: Plan, restoring: Restoring) -> Account:
+    """Raises UsageError where two things would go to stdout."""
+    if isinstance(context.obj, Service):
+        return Account(planned.left_out, quiet=True, rows=context.obj.rows)
+    as_json = restoring.as_json
+    if restoring.json_lines and as_json and not by_environment(context, "as_json"):
+        raise UsageError("--json and --json-lines cannot both go to stdout: leave one out")
+    as_json = as_json and not restoring.json_lines
+    if STDIO in (target for _, target in planned.files):
+        if restoring.json_lines or (as_json and not by_environment(context, "as_json")):
+            flag = "--json-lines" if restoring.json_lines else "--json"
+            raise UsageError(f"{flag} and an image cannot both go to stdout: give an output file")
+        as_json = False
+    return Account(planned.left_out, restoring.quiet, as_json, restoring.json_lines)
+
+
+def check_free(flag: str, path: Path, planned: Plan) -> None:
+    """Raises UsageError for a file that is to be written beside the results, but is something else."""
+    from ..images.raw import is_raw_path
+
+    taken = {os.path.realpath(end) for pair in planned.files for end in pair if end != STDIO}
+    if os.path.realpath(path) in taken or is_readable(path) or is_raw_path(path):
+        raise UsageError(f"{flag} {path} is the name of a picture: choose another")
+    if path == STDIO or path.is_dir():
+        raise UsageError(f"{flag} {path} is {'stdout' if path == STDIO else 'a folder'}: name a file")
+    if not path.parent.is_dir():
+        raise UsageError(f"{flag} {path}: the folder {path.parent} does not exist: create it first")
+
+
+def gallery_of(restoring: Restoring, planned: Plan) -> Gallery | None:
+    """Raises UsageError, before the work, for a report that cannot be."""
+    if restoring.report is None:
+        return None
+    from ..measuring.gallery import Gallery
+    from ..measuring.report import is_report
+
+    check_free("--report", restoring.report, planned)
+    if restoring.dry_run:
+        raise UsageError("--report shows results, and --dry-run makes none: leave one out")
+    if restoring.report.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--report {restoring.report}: the report is a web page: name it .html")
+    if os.path.lexists(restoring.report) and not is_report(restoring.report):
+        raise UsageError(f"--report {restoring.report} exists and is no report of dagl: choose another name")
+    return Gallery(restoring.max_pixels)
+
+
+def save_report(path: Path, gallery: Gallery, account: Account) -> None:
+    from ..measuring.report import save
+
+    notes = [line for line, _ in summary(account.rows, account.left_out)]
+    save(path, gallery.page("Before and after", notes, account.rows))
+    say(f"Report: {path}", quiet=account.quiet)
 
 
 def inputs(context: typer.Context, paths: list[Path] | None, restoring: Restoring) -> list[Path]:
@@ -123,15 +187,17 @@ def as_recorded(context: typer.Context) -> str:
 
 
 def restore(
-    planned: Plan, restoring: Restoring, options: Options, settings: dict[str, Any], rows: list[dict[str, Any]]
+    service: Service | None,
+    planned: Plan,
+    restoring: Restoring,
+    options: Options,
+    settings: dict[str, Any],
+    account: Account,
+    gallery: Gallery | None,
 ) -> None:
-    """Restores what was planned, tells of each file, and adds its row to the report."""
+    """Restores what was planned, and tells of each file."""
     from ..restoring.batch import Batch
     from ..restoring.file import FileRestorer
-
-    def warn(line: str) -> None:
-        if not restoring.quiet:
-            say(f"Note: {with_flags(line)}", "yellow")
 
     restorer = FileRestorer(
         **settings,
@@ -141,7 +207,8 @@ def restore(
         strip_metadata=restoring.strip_metadata,
         max_pixels=restoring.max_pixels,
         pages=restoring.pages,
-        warn=warn,
+        warn=account.note,
+        kept=service.networks if service else None,
     )
     batch = Batch(
         restorer,
@@ -150,19 +217,13 @@ def restore(
         dry_run=restoring.dry_run,
     )
     for path, why in planned.failures.items():
-        rows.append(row(path, None, status="failed", note=why))
-        tell(rows[-1], restoring.quiet)
-    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with bars(*columns, quiet=restoring.quiet) as progress:
-        files = progress.add_task("files", total=len(batch.jobs), visible=len(batch.jobs) > 1)
-        tiles = progress.add_task("tiles", total=None)
-        for job, outcome in batch.run(
-            begin=lambda job: progress.reset(tiles, description=plain(Path(job.name).name)),
-            progress=lambda done, total: progress.update(tiles, completed=done, total=total),
-        ):
-            rows.append(closed(job, outcome))
-            tell(rows[-1], restoring.quiet)
-            progress.advance(files)
+        account.add(row_of(path, None, status="failed", note=why))
+    with Progress(batch.jobs, overwrite=restoring.overwrite, quiet=restoring.quiet) as progress:
+        for job, outcome in batch.run(begin=progress.begin, progress=progress.tick):
+            account.add(closed(job, outcome))
+            if gallery and outcome.status != "failed" and isinstance(job.source, Path) and isinstance(job.target, Path):
+                gallery.add(job.source, job.target)
+            progress.end(skipped=outcome.status == "skipped")
 
 
 def opened(source: Path, target: Path) -> Job:
@@ -176,75 +237,10 @@ def opened(source: Path, target: Path) -> Job:
     )
 
 
-def closed(job: Job, outcome: Outcome) -> dict[str, Any]:
+def closed(job: Job, outcome: Outcome) -> Row:
     """The row of the report, with what is for stdout written there."""
     if isinstance(job.target, io.BytesIO):
         sys.stdout.buffer.write(job.target.getbuffer())
         sys.stdout.buffer.flush()
     source, target = (str(end) if isinstance(end, Path) else str(STDIO) for end in (job.source, job.target))
-    return row(source, target, **vars(outcome))
-
-
-def row(
-    source: str,
-    target: str | None,
-    *,
-    status: str,
-    seconds: float = 0.0,
-    sigma: float | None = None,
-    quality: int | None = None,
-    model: str | None = None,
-    digest: str | None = None,
-    precision: str | None = None,
-    note: str | None = None,
-) -> dict[str, Any]:
-    """One file in the report, as it goes to --json."""
-    return {
-        "input": source, "output": target, "status": status, "seconds": seconds, "sigma": sigma, "quality": quality,
-        "model": model, "precision": precision, "sha256": digest, "message": with_flags(note) if note else None,
-    }  # fmt: skip
-
-
-def tell(row: dict[str, Any], quiet: bool) -> None:
-    """One line about one file; failures are told even when quiet."""
-    if row["status"] == "failed":
-        say(f"Error: {row['message']}", "red")
-    elif row["status"] == "partial":
-        say(f"Error: {describe(row)}", "red")
-    elif not quiet:
-        say(describe(row))
-
-
-def describe(row: dict[str, Any]) -> str:
-    details = []
-    if row["sigma"] is not None:
-        details.append(f"sigma {row['sigma']:.1f} (estimated)")
-    if row["quality"] is not None:
-        details.append(f"JPEG quality {row['quality']} (estimated)")
-    if row["message"]:
-        details.append(row["message"])
-    if row["seconds"]:
-        details.append(f"{row['seconds']:.1f} s")
-    return f"{row['input']} -> {row['output']}: {row['status']}" + (f" ({'; '.join(details)})" if details else "")
-
-
-def counts(rows: list[dict[str, Any]]) -> dict[str, int]:
-    return {status: n for status in STATUSES if (n := sum(row["status"] == status for row in rows))}
-
-
-def said_left_out(why: str, names: list[str]) -> str:
-    """What was passed over, with one for example: a picture or a film, if there is one."""
-    example = next((name for name in names if (guess_type(name)[0] or "").startswith(("image", "video"))), names[0])
-    kind = why if len(names) > 1 else re.sub(r"s\b", "", why, count=1)  # the noun is the first plural
-    return f"{len(names)} {kind}, such as {example}"
-
-
-def print_report(rows: list[dict[str, Any]], left_out: dict[str, list[str]], stopped: str | None) -> None:
-    """The JSON report on stdout. It is ASCII, so that any file name can be printed anywhere."""
-    report: dict[str, Any] = {"counts": counts(rows), "files": rows}
-    report["left_out"] = [
-        {"why": with_flags(why), "count": len(names), "files": names} for why, names in left_out.items()
-    ]
-    if stopped:
-        report["stopped"] = stopped
-    print(json.dumps(report, indent=2), flush=True)
+    return row_of(source, target, **vars(outcome))

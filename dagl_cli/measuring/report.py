@@ -11,6 +11,7 @@ import io
 import json
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -62,6 +63,8 @@ class Picture:
     """Label -> uint8 (H, W) or (H, W, 3), all of one size, in display order; the first two are shown first."""
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     """Label -> {"PSNR": 30.1, ...}."""
+    quality: int | None = None
+    """Of lossy WebP, for pictures that were scaled anyway; None: without loss."""
 
 
 def html(
@@ -82,6 +85,13 @@ def html(
         hidden="" if pictures else "hidden",
         data=json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
     )
+
+
+def is_report(path: Path) -> bool:
+    """Whether a file is a page of ours, which a new one may replace."""
+    with suppress(OSError), open(path, "rb") as file:
+        return b'<meta name="generator" content="dagl">' in file.read(1000)
+    return False
 
 
 def save(path: Path, text: str) -> None:
@@ -249,16 +259,17 @@ def _picture_data(picture: Picture) -> dict[str, object]:
         "width": width,
         "height": height,
         "labels": list(picture.versions),
-        "sources": [_data_uri(pixels) for pixels in picture.versions.values()],
+        "sources": [_data_uri(pixels, picture.quality) for pixels in picture.versions.values()],
         "columns": columns,
         "metrics": rows,
     }
 
 
-def _data_uri(pixels: np.ndarray) -> str:
-    """The pixels, losslessly: WebP, or PNG where a side is too long for it."""
+def _data_uri(pixels: np.ndarray, quality: int | None) -> str:
+    """The pixels as WebP, or without loss as PNG where a side is too long for it."""
     format = "WEBP" if max(pixels.shape[:2]) <= _WEBP_LONGEST_SIDE else "PNG"
-    options = {"lossless": True, "quality": 0, "method": 3} if format == "WEBP" else {}
+    how = {"lossless": True, "quality": 0} if quality is None else {"quality": quality}
+    options = how | {"method": 3} if format == "WEBP" else {}
     buffer = io.BytesIO()
     PIL.Image.fromarray(pixels).save(buffer, format, **options)
     return f"data:image/{format.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -27,7 +27,7 @@ from . import guard, kind
 from .device import pick_device
 from .guard import Finding
 from .rawnoise import noise_rms
-from .restorer import Restorer, Warn, check_input, check_options, check_task, find_model, load_model
+from .restorer import Kept, Restorer, Warn, check_input, check_options, check_task, find_model, load_model
 from .tiling import Tick
 
 CLEAN_PROFILE = 1.0
@@ -151,7 +151,7 @@ class PictureRestorer:
     """Restores pictures of one task; loads each model once, when the first picture needs it.
 
     Args:
-        task, model, options, warn: as for `load_model`; or the task 'restore', which finds out what each picture
+        task, model, options, warn, kept: as for `load_model`; or the task 'restore', which finds out what each picture
             needs: a mosaic is demosaiced, then JPEG artifacts removed, then noise.
         sigma: noise level, None: estimated for every picture, and so is its kind where the task is 'denoise'.
         pattern: Bayer pattern, for demosaicing; camera raw files have their own.
@@ -170,12 +170,13 @@ class PictureRestorer:
         denoise: bool = False,
         options: Options = Options(),
         warn: Warn = lambda line: None,
+        kept: Kept | None = None,
     ) -> None:
         if sigma is not None:
             check_sigma(sigma)
         check_pattern(pattern)
         self.task, self.model, self.sigma, self.pattern, self.options = task, model, sigma, pattern, options
-        self.force, self.denoise, self.warn = force, denoise, warn
+        self.force, self.denoise, self.warn, self.kept = force, denoise, warn, kept
         self._restorers: dict[tuple[str, int], Restorer] = {}
 
     def restorer(self, channels: int, task: str | None = None) -> Restorer:
@@ -185,7 +186,7 @@ class PictureRestorer:
         if (task, channels) not in self._restorers:
             model = self.model if task == self.task else None
             self._restorers[task, channels] = load_model(
-                task, channels, model=model, options=self._options(task), warn=self.warn
+                task, channels, model=model, options=self._options(task), warn=self.warn, kept=self.kept
             )
         return self._restorers[task, channels]
 

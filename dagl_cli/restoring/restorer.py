@@ -25,6 +25,8 @@ HALF_LEVEL = 0.5 / 255
 NARROW = 32
 """Pictures with a side below this, in pixels, are computed in float32 on a CPU, whatever was asked for: in bfloat16
 oneDNN's convolutions read beyond feature maps that are 1 to 3 wide, and what lies there can be no number."""
+Kept = dict[Path, tuple[DAGL, str]]
+"""Weight files -> network and SHA-256, as they were loaded."""
 
 
 class Restorer:
@@ -105,6 +107,7 @@ class Restorer:
         return lambda batch: self._run(batch, sigma, self.dtype(depth, min(batch.shape[-2:])))
 
     def _run(self, batch: Tensor, sigma: float | None, dtype: torch.dtype) -> Tensor:
+        self.model.to(self.device)  # where another restorer of the same network ran out of memory, it is elsewhere
         batch = batch.to(self.device, memory_format=torch.channels_last)
         with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
             return self.model(batch, sigma).float()
@@ -224,6 +227,7 @@ def load_model(
     model: str | Path | None = None,
     options: Options = Options(),
     warn: Warn = lambda line: None,
+    kept: Kept | None = None,
 ) -> Restorer:
     """A model by task, by bundled name, or from a weight file.
 
@@ -234,14 +238,19 @@ def load_model(
             None: the best bundled one for task and channels.
         options: device, precision, tiles.
         warn: called with one line when another model stands in, tiles must shrink, or the CPU takes over.
+        kept: what is in it is not loaded again, and what is loaded is put there.
 
     As long as there is no model for 'real', the Gaussian denoiser stands in for it.
     Raises UsageError for an unknown task, WeightsError (exit code 4) when no weights fit.
     """
     path = find_model(task, channels, model, offline=options.offline, warn=warn)
-    network, _ = weights.load(path)
+    kept = {} if kept is None else kept
+    if path not in kept:
+        network, _ = weights.load(path)
+        kept[path] = network, weights.sha256(path)
+    network, digest = kept[path]
     check_task(network.config.task, task, str(path))
-    return Restorer(network, options, path.stem, warn, weights.sha256(path))
+    return Restorer(network, options, path.stem, warn, digest)
 
 
 def find_model(

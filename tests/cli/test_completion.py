@@ -39,7 +39,8 @@ def completed(words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
      ("train --init-from ", MODELS), ("train --task ", TASKS), ("weights import --task ", TASKS),
      ("train --preset ", PRESETS), ("train --variant ", VARIANTS), ("benchmark --dataset ", DATASETS),
      ("datasets verify Set12 ", DATASETS), ("dejpeg --device ", DEVICES), ("denoise --precision ", PRECISIONS),
-     ("denoise --model dejpeg-gray-", {"dejpeg-gray-lite"}), ("demosaic --pattern RG", {"RGGB"}), ("dej", {"dejpeg"})],
+     ("denoise --model dejpeg-gray-", {"dejpeg-gray-lite"}), ("demosaic --pattern RG", {"RGGB"}), ("dej", {"dejpeg"}),
+     ("restore --format j", {"jpg", "jxl"})],
 )  # fmt: skip
 def test_values_are_completed(
     words: str, values: set[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -59,6 +59,7 @@ def test_a_pattern_names_results() -> None:
         ("{stem:>999999999}{suffix}", "cannot be written so"), ("{stem:d}{suffix}", "is no way to write"),
         ("{sigma}{stem}{suffix}", "give --sigma"), ("../{stem}{suffix}", "is no name"),
         ("{folder}/{stem}.png", "is no name"),
+        ("{suffix}", "is no name"),
         ("", "is no name"), ("..", "is no name"), ("{stem}", "ends in no format"), ("{stem}.exe", "ends in no format"),
         ("same{suffix}", "would both become in_dejpeg/same.png"),
     ],

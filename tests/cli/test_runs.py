@@ -120,7 +120,7 @@ def test_results_of_an_earlier_run_are_not_inputs() -> None:
 def test_what_is_left_out_is_counted_and_named() -> None:
     picture("in/a.png")
     picture("in/c.jfif")
-    for name in ("notes.txt", "b.heic", "film.mp4", "d.nef"):
+    for name in ("notes.txt", "b.psd", "film.mp4", "d.nef"):
         Path("in", name).touch()
     stdout, _ = dagl("dejpeg", "in", "--json")
     report = json.loads(stdout)
@@ -130,12 +130,12 @@ def test_what_is_left_out_is_counted_and_named() -> None:
         "camera raw files, which `dagl demosaic` takes": 1,
     }
     _, stderr = dagl("dejpeg", "in")
-    assert "Left out: 3 files of other kinds, such as in/b.heic\n" in stderr
+    assert "Left out: 3 files of other kinds, such as in/b.psd\n" in stderr
     assert "Left out: 1 camera raw file, which `dagl demosaic` takes, such as in/d.nef\n" in stderr
     assert stderr.endswith("2 skipped\n")
     (Path("in") / "a.png").unlink()
     (Path("in") / "c.jfif").unlink()
-    assert "such as in/b.heic" in refused("dejpeg", "in", code=1)
+    assert "such as in/b.psd" in refused("dejpeg", "in", code=1)
 
 
 # --- several runs ---
