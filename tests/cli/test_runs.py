@@ -120,7 +120,7 @@ def test_results_of_an_earlier_run_are_not_inputs() -> None:
 def test_what_is_left_out_is_counted_and_named() -> None:
     picture("in/a.png")
     picture("in/c.jfif")
-    for name in ("notes.txt", "b.psd", "film.mp4", "d.nef"):
+    for name in ("notes.txt", "b.psd", "drawing.svg", "d.nef"):
         Path("in", name).touch()
     stdout, _ = dagl("dejpeg", "in", "--json")
     report = json.loads(stdout)
