@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import ROOT, SHIFT, dagl, picture, refused, tree
+from helpers import ROOT, SHIFT, dagl, noting, picture, refused, tree
 
 from dagl_cli import images
 from dagl_cli.restoring.file import FileRestorer
@@ -40,7 +40,7 @@ def test_jobs_are_done_with_networks_that_stay(monkeypatch: pytest.MonkeyPatch) 
     picture("sub/b.tif", 50)
     loaded: list[object] = []
     load = weights.load
-    monkeypatch.setattr(weights, "load", lambda path: (loaded.append(path), load(path))[1])
+    monkeypatch.setattr(weights, "load", lambda path: noting(loaded, path, load(path)))
     first, *others = served(
         denoise(id=1, output="a.png"),
         denoise(id="two", input="sub/b.tif", output="new/b.png", strength=0.5),

@@ -7,9 +7,8 @@ import io
 import json
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import PIL.Image
@@ -42,7 +41,7 @@ def test_a_json_line_for_every_file_as_soon_as_it_is_finished(monkeypatch: pytes
     treated, seen = FileRestorer.treated, []
 
     def watching(self: FileRestorer, case: Case, progress: object = None) -> tuple[Outcome, images.Image]:
-        seen.append(len(sys.stdout.buffer.getvalue().splitlines()))  # type: ignore[attr-defined]
+        seen.append(len(cast(Any, sys.stdout).buffer.getvalue().splitlines()))
         return treated(self, case)
 
     monkeypatch.setattr(FileRestorer, "treated", watching)
@@ -147,7 +146,7 @@ def jobs() -> list[Job]:
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
     monkeypatch.setattr(console.errors, "print", lambda line, **how: found.append(line))
     return found
