@@ -68,5 +68,7 @@ def result_suffix(suffix: str) -> str:
 def _head(source: Path | bytes) -> bytes:
     if isinstance(source, bytes):
         return source[:32]
+    if not source.is_file():  # of a pipe nothing must be taken away
+        return b""
     with open(source, "rb") as file:
         return file.read(32)
