@@ -656,7 +656,6 @@ def test_tensors(dtype: torch.dtype) -> None:
         (np.full((4, 4), -1.0), "finite and in [0, 1]"),
         (torch.zeros(4, 4), "must be (1, H, W) or (3, H, W)"),
         (torch.zeros(4, 4, 3), "must be (1, H, W) or (3, H, W)"),
-        (torch.zeros(1, 3, 4, 4), "must be (1, H, W) or (3, H, W)"),
         (torch.zeros(3, 4, 4, dtype=torch.uint8), "of floats"),
         (torch.full((3, 4, 4), float("nan")), "finite and in [0, 1]"),
         (torch.zeros(3, 0, 4), "has no pixels"),
