@@ -30,7 +30,7 @@ OTHERWISE = ".mkv"
 """What becomes of a video whose container is not written."""
 _NEARER = 48
 """Frames that are decoded at most to come from a place that can be sought to a sample."""
-_MISSING = 0.5
+_MISSING = 0.25
 """Seconds: a video that ends so much before its header says is truncated."""
 
 
