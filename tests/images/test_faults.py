@@ -376,8 +376,11 @@ CODECS: dict[str, tuple[int, Callable[[np.ndarray], bytes]]] = {
     "JPEG2000": (34712, lambda x: bytes(imagecodecs.jpeg2k_encode(x, codecformat="j2k"))),
     "JPEG2000 in boxes": (33005, lambda x: bytes(imagecodecs.jpeg2k_encode(x, codecformat="jp2"))),
     "WEBP": (50001, lambda x: bytes(imagecodecs.webp_encode(x, lossless=True))),
-    "JPEGXL": (50002, lambda x: bytes(imagecodecs.jpegxl_encode(x, lossless=True))),
-    "JPEGXL in boxes": (50002, lambda x: bytes(imagecodecs.jpegxl_encode(x, lossless=True, usecontainer=True))),
+    "JPEGXL": (50002, lambda x: bytes(imagecodecs.jpegxl_encode(x, lossless=True, effort=1))),
+    "JPEGXL in boxes": (
+        50002,
+        lambda x: bytes(imagecodecs.jpegxl_encode(x, lossless=True, effort=1, usecontainer=True)),
+    ),
     "LERC": (34887, lambda x: bytes(imagecodecs.lerc_encode(x))),
     "PNG": (34933, lambda x: bytes(imagecodecs.png_encode(x))),
 }
