@@ -57,7 +57,8 @@ class ModelConfig:
     channels: int = 1
     """Colour channels in and out: 1 (gray) or 3 (RGB)."""
     noise_map: bool = False
-    """One more input channel that holds the noise level, sigma / 255, at every pixel (FFDNet)."""
+    """One more input channel that holds the noise level, sigma / 255, at every pixel (FFDNet); for mosaics one for
+    each place of a cell of `scale` x `scale` samples."""
     scale: int = 1
     """Pixel-unshuffle factor: 2 runs the network at half resolution (FFDNet)."""
     features: int = 64
@@ -134,6 +135,16 @@ class ModelConfig:
         return self.graph == "gated"
 
     @property
+    def by_sample(self) -> bool:
+        """Whether the noise level that the network is told is one for every sample: that of mosaics."""
+        return self.noise_map and TASKS[self.task].mosaic
+
+    @property
+    def levels(self) -> int:
+        """Input channels that hold the noise level."""
+        return self.scale**2 if self.by_sample else int(self.noise_map)
+
+    @property
     def depth(self) -> int:
         """ResBlocks and stages in all."""
         with_blocks = self.stages if self.on_pilot else max(0, self.stages - 1)
@@ -179,14 +190,23 @@ class Task:
     """Colour channels that have models."""
     noise_map: bool
     """Whether our own models take sigma as an input."""
+    mosaic: bool = False
+    """Whether its pictures are Bayer mosaics, whose noise level is a map: one for every sample."""
 
 
 TASKS: dict[str, Task] = {
     "denoise": Task("additive Gaussian noise, any sigma in 0-75", (1, 3), True),
-    "real": Task("camera noise, any level", (3,), True),
+    "real": Task("camera noise, any level", (1, 3), True),
     "dejpeg": Task("JPEG artifacts, any quality, blind", (1, 3), False),
-    "demosaic": Task("Bayer mosaics", (3,), False),
+    "demosaic": Task("Bayer mosaics", (3,), False, mosaic=True),
+    "raw": Task("noisy Bayer mosaics of raw files", (3,), True, mosaic=True),
 }
+
+
+def is_of_mosaics(task: str) -> bool:
+    """Whether a task's pictures are Bayer mosaics. Also takes what is no task of one model, as 'restore'."""
+    return task in TASKS and TASKS[task].mosaic
+
 
 _PAPER = ModelConfig()
 _HALF = replace(_PAPER, scale=2, activation="relu")
@@ -253,6 +273,11 @@ class Options:
     """'blend', 'whole', or 'chop' (as the paper's release cuts)."""
     offline: bool = False
     """Request nothing from the network: weights are bundled, imported, or in the Hub's cache."""
+
+    @property
+    def blends(self) -> bool:
+        """Whether the result is to keep some of the input."""
+        return not self.strength == self.luma == self.chroma == 1
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:

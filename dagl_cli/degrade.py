@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from .config import PAPER_PATTERN, TASKS, check_pattern
+from .config import LUMA, PAPER_PATTERN, TASKS, check_pattern
 from .errors import UsageError, unknown
 from .images.colour import srgb_decode, srgb_encode
 
@@ -47,13 +47,18 @@ def degraded(
 
     clean: (C, H, W) in [0, 1]; so is what is returned, but for noise, which is not clipped.
     level: sigma for 'denoise' (`paper_noise`, Table 1), quality for 'dejpeg' (Pillow on 8-bit levels, Table 3), None
-    for 'demosaic' (`pattern`, Table 4) and 'real' (`FIXED_CAMERA_NOISE`; no table). seed: of the noise.
+    for 'demosaic' (`pattern`, Table 4), 'raw' and 'real' (`FIXED_CAMERA_NOISE`; no table). seed: of the noise.
     Raises UsageError for an unknown task or pattern, and where the level is missing.
     """
     if task == "demosaic":
         return bayer_mosaic(clean[None], pattern)[0]
+    if task == "raw":
+        generator = torch.Generator().manual_seed(seed)
+        return raw_noise(clean[None], *FIXED_CAMERA_NOISE, pattern, generator)[0]
     if task == "real":
-        return camera_noise(clean[None], *FIXED_CAMERA_NOISE, generator=torch.Generator().manual_seed(seed))[0]
+        colour = clean[None].expand(1, 3, -1, -1)
+        noisy = camera_noise(colour, *FIXED_CAMERA_NOISE, generator=torch.Generator().manual_seed(seed))[0]
+        return noisy if len(clean) == 3 else (noisy * torch.tensor(LUMA).view(3, 1, 1)).sum(0, keepdim=True)
     if task not in ("denoise", "dejpeg"):
         raise unknown("task", task, TASKS)
     if level is None:
@@ -77,6 +82,18 @@ def bayer_masks(height: int, width: int, pattern: str = PAPER_PATTERN) -> Tensor
 def bayer_mosaic(x: Tensor, pattern: str = PAPER_PATTERN) -> Tensor:
     """x (B, 3, H, W) with the samples that a Bayer sensor does not measure set to 0 (Table 4)."""
     return x * bayer_masks(x.shape[-2], x.shape[-1], pattern).to(x.device)
+
+
+def raw_noise(
+    x: Tensor, shot: float, read: float, pattern: str = PAPER_PATTERN, generator: torch.Generator | None = None
+) -> Tensor:
+    """x (B, 3, H, W), sRGB, as a sensor without a colour matrix measures it: a noisy mosaic, as of `bayer_mosaic`.
+
+    Every sample gets Gaussian noise of variance shot * light + read (Brooks et al., CVPR 2019, equation 1).
+    """
+    light = srgb_decode(x)
+    noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+    return bayer_mosaic(srgb_encode((light + noise * (light * shot + read).sqrt()).clamp(0, 1)), pattern)
 
 
 def camera_noise(

@@ -21,7 +21,9 @@ def test_tasks(task: str) -> None:
     clean = torch.rand(max(TASKS[task].channels), 16, 16, generator=torch.Generator().manual_seed(1))
     assert not torch.equal(degraded(clean, task, LEVELS[task][0]), clean)
     names = {path.stem for path in weights.bundled()}
-    assert {weights.default_name(task, channels) for channels in TASKS[task].channels} <= names
+    # gray camera noise goes through the colour model: one of its own is no better yet
+    needed = {weights.default_name(task, channels) for channels in TASKS[task].channels} - {"real-gray"}
+    assert needed <= names
 
 
 def test_every_variant_is_a_preset() -> None:

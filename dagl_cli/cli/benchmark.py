@@ -23,7 +23,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from ..config import BAYER_PATTERNS, PAPER_PATTERN, TASKS, TILINGS, Options
+from ..config import BAYER_PATTERNS, PAPER_PATTERN, TASKS, TILINGS, Options, is_of_mosaics
 from ..errors import DaglError, ToleranceError, UsageError, WeightsError, unknown
 from ..measuring import datasets
 from .boundary import app, with_flags
@@ -73,7 +73,7 @@ class Wanted:
     task: Annotated[
         str | None,
         typer.Option(
-            help="denoise, dejpeg, demosaic or real; default: what sets and levels imply, else denoise.",
+            help="denoise, dejpeg, demosaic, raw or real; default: what sets and levels imply, else denoise.",
             autocompletion=among(TASKS),
         ),
     ] = None
@@ -81,7 +81,7 @@ class Wanted:
     quality: Annotated[list[int] | None, typer.Option(help="JPEG quality, for dejpeg; repeatable.")] = None
     pattern: Annotated[
         str | None,
-        typer.Option(help="Bayer pattern, for demosaic; default: GRBG.", autocompletion=among(BAYER_PATTERNS)),
+        typer.Option(help="Bayer pattern, for demosaic and raw; default: GRBG.", autocompletion=among(BAYER_PATTERNS)),
     ] = None
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first images of every set.")] = None
     seed: Annotated[
@@ -378,8 +378,8 @@ def _chosen(wanted: Wanted) -> tuple[str, list[Case]]:
         raise UsageError(f"--task {task} has no benchmark: choose one of {', '.join(LEVELS)}")
     if (wanted.sigma and task != "denoise") or (wanted.quality and task != "dejpeg"):
         raise UsageError("--sigma is for --task denoise, --quality for --task dejpeg")
-    if wanted.pattern and task != "demosaic":
-        raise UsageError("--pattern is for --task demosaic")
+    if wanted.pattern and not is_of_mosaics(task):
+        raise UsageError("--pattern is for --task demosaic and raw")
     if any(entry.pairs for entry in sets) and (len(wanted.sigma or ()) > 1 or wanted.quality):
         raise UsageError(
             "pairs are measured as they are: leave out --quality, and give one --sigma at most, their level"

@@ -31,8 +31,8 @@ def demosaic(
 ) -> None:
     """Bayer mosaics (one channel, or three with zeros) and camera raw files to RGB."""
     check_pattern(pattern.upper())
-    settings = dict(task="demosaic", pattern=pattern.upper(), denoise=denoise)
-    run(context, paths, output, suffix, restoring, restoring.options(), **settings)
+    task = "raw" if denoise else "demosaic"
+    run(context, paths, output, suffix, restoring, restoring.options(), task=task, pattern=pattern.upper())
 
 
 app.command()(flat(demosaic))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..config import HIGHEST_SIGMA, LUMA, MAX_PIXELS, check_sigma
+from ..config import HIGHEST_SIGMA, LUMA, MAX_PIXELS, check_sigma, is_of_mosaics
 from ..errors import UsageError
 from .boundary import app
 from .console import say
@@ -108,4 +108,4 @@ def _as_taken(pixels: np.ndarray, config: ModelConfig) -> Tensor:
     if config.channels == 1 and len(taken) == 3:
         taken = (torch.tensor(LUMA).view(3, 1, 1) * taken).sum(0, keepdim=True)
     taken = taken.expand(config.channels, -1, -1)
-    return (degrade.bayer_mosaic(taken[None])[0] if config.task == "demosaic" else taken).contiguous()
+    return (degrade.bayer_mosaic(taken[None])[0] if is_of_mosaics(config.task) else taken).contiguous()

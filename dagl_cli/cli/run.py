@@ -61,7 +61,7 @@ def run(
         output,
         Naming(suffix, restoring.name, restoring.format, settings.get("sigma")),
         only=Filter(restoring.include or (), restoring.exclude or ()),
-        raws=settings["task"] in ("demosaic", "restore"),
+        raws=settings["task"] in ("demosaic", "raw", "restore"),
         overwrite=restoring.overwrite,
         from_list=restoring.files_from is not None,
     )

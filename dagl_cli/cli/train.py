@@ -46,7 +46,7 @@ def _option(name: str, help: str, *flags: str, envvar: str | None = None, **more
 class Run:
     """What is trained on what, to where."""
 
-    task: Annotated[str | None, _option("task", "denoise, real, dejpeg or demosaic.")] = None
+    task: Annotated[str | None, _option("task", "denoise, real, dejpeg, demosaic or raw.")] = None
     data: Annotated[
         list[Path] | None,
         _option("data", f"Folder of training images, or {', '.join(library.SETS)}; may be given more than once."),

@@ -298,18 +298,16 @@ def import_weights(
     The checkpoint is read as plain tensors, and nothing in it is run. The conversion is strict, and the written file
     is proven to give the same output on a test image.
     """
-    from ..store import weights
+    from ..store import card, release, weights
 
-    if task not in TASKS:
-        raise unknown("task", task, TASKS)
+    if task not in release.CHECKPOINTS:
+        raise unknown("task", task, release.CHECKPOINTS)
     name = f"release-{weights.default_name(task, 1 if task in ('denoise', 'dejpeg') else 3)}"
     target = output or weights.imported_folder() / f"{name}.safetensors"
     if target.exists() and not overwrite:
         raise UsageError(f"{target} exists: --overwrite replaces it")
     if source is None and offline:
         raise WeightsError("--offline: give the checkpoint or the archive as a FILE")
-    from ..store import card, release
-
     checkpoint = release.CHECKPOINTS[task]
     if source is None:
         content = release.fetch(task, url or RAW_FILES)

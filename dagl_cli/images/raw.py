@@ -12,7 +12,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,8 @@ class Raw:
     noise: np.ndarray | None = None
     """(2, 2, 2): (shot, read) of each place of the Bayer cell, where the file tells them (a DNG's NoiseProfile): the
     noise of a sample has the variance shot * light + read, light being the decoded mosaic."""
+    gains: np.ndarray = field(default_factory=lambda: np.ones((2, 2)))
+    """(2, 2): the white balance that each place of the Bayer cell was given."""
 
 
 def is_raw_path(path: Path | str) -> bool:
@@ -164,7 +166,8 @@ def _read(file: Any, black_map: np.ndarray | None, profile: np.ndarray | None) -
     matrix, colours = _matrix(file)
     clipped = 100 * np.count_nonzero(mosaic == 1) / mosaic.size
     summary = f"{_pattern(file)}, white balance {balance}, {colours}, {clipped:.1f} % of the samples are white"
-    return Raw(mosaic, _pattern(file), matrix, file.sizes.flip, summary, None if profile is None else noise)
+    noise_or_none = None if profile is None else noise
+    return Raw(mosaic, _pattern(file), matrix, file.sizes.flip, summary, noise_or_none, gains[file.raw_pattern])
 
 
 def _black_of_dng(path: Path | str, sizes: Any) -> np.ndarray | None:

@@ -22,6 +22,7 @@ LEVELS: dict[str, tuple[float | None, ...]] = {
     "denoise": (15.0, 25.0, 50.0),
     "dejpeg": (10.0, 20.0, 30.0, 40.0),
     "demosaic": (None,),
+    "raw": (None,),
     "real": (None,),
 }
 """The paper's levels of each task: sigma, JPEG quality, none."""
@@ -29,6 +30,7 @@ DEGRADATIONS = {
     "denoise": "Gaussian noise, seed {seed} for every image, not clipped",
     "dejpeg": "JPEG by Pillow",
     "demosaic": "{pattern} mosaic",
+    "raw": "{pattern} mosaic with a sensor's noise, seed {seed} for every image",
     "real": "simulated camera noise, seed {seed} for every image",
 }
 """Task -> what is done to its clean images (`degrade.degraded`)."""
@@ -77,7 +79,7 @@ class Case:
     @property
     def random(self) -> bool:
         """Whether the degradation depends on a seed."""
-        return self.dataset.pairs is None and self.task in ("denoise", "real")
+        return self.dataset.pairs is None and self.task in ("denoise", "real", "raw")
 
     def degradation(self, seeds: Sequence[int]) -> str:
         """What was done to the clean images, in words."""
@@ -155,11 +157,11 @@ def cases_for(
 def implied_task(sets: Sequence[Dataset], sigma: bool = False, quality: bool = False, pattern: bool = False) -> str:
     """The task that is meant where none is said, from the sets and from which levels are given.
 
-    Pairs are what cameras give, unless they are gray, which only 'denoise' is for; Table 3's sets are for 'dejpeg'.
+    Pairs are what cameras give; Table 3's sets are for 'dejpeg'.
     """
     if sigma or quality or pattern:
         return "denoise" if sigma else "dejpeg" if quality else "demosaic"
-    if all(entry.pairs and entry.channels in TASKS["real"].channels for entry in sets):
+    if all(entry.pairs for entry in sets):
         return "real"
     table_3 = {case.dataset for case in cases_of("table 3")}
     return "dejpeg" if all(entry in table_3 for entry in sets) else "denoise"

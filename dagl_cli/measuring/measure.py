@@ -27,6 +27,7 @@ from scipy import stats
 from torch import Tensor
 
 from .. import __version__
+from ..config import is_of_mosaics
 from ..degrade import bayer_mosaic, degraded
 from ..errors import DaglError, UsageError
 from ..files import cache_folder
@@ -234,7 +235,7 @@ def prepared(case: Case, loaded: Loaded, seed: int = 1) -> tuple[Tensor, Tensor]
     if loaded.degraded is None:
         return clean, degraded(clean, case.task, case.level, seed, case.pattern)
     bad = _tensor(loaded.degraded)
-    if case.task == "demosaic":
+    if is_of_mosaics(case.task):
         return clean, bayer_mosaic(bad[None], case.pattern)[0]
     if shift := pair_shift(loaded.degraded, loaded.clean):
         raise DaglError(f"the degraded image lies {_words(*shift)}: align the pair")

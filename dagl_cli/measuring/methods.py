@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import PAPER_PATTERN, Options
+from ..config import PAPER_PATTERN, Options, is_of_mosaics
 from ..errors import DaglError, UsageError, WeightsError, one_line, unknown
 from ..restoring import tiling
 from ..restoring.api import restore
@@ -96,7 +96,7 @@ def ours(
 
     def run(bad: Tensor, level: float | None) -> Tensor:
         if level is None and restorer.config.noise_map:  # estimated, as a user's command does
-            result = restore(bad, task, model=restorer)
+            result = restore(bad, task, pattern=pattern, model=restorer)
             assert isinstance(result, Tensor)
         else:
             result = restorer(bad, level if restorer.config.noise_map else None, pattern)
@@ -145,7 +145,7 @@ def _work(restorer: Restorer) -> Callable[[int, int], float]:
         if restorer.options.tiling == "whole":
             return height * width
         if restorer.options.tiling == "chop":
-            tiling.chop(count, image, margin=12 if restorer.config.task == "demosaic" else 24)
+            tiling.chop(count, image, margin=12 if is_of_mosaics(restorer.config.task) else 24)
         else:
             overlap = min(restorer.overlap, restorer.tile // 2)
             tiling.overlap_blend(count, image, restorer.tile, overlap, restorer.config.multiple)

@@ -67,6 +67,7 @@ SSIM: dict[str, Callable[[Image, Image], float]] = {
     "real": ssim_gaussian,
     "dejpeg": ssim_uniform8,
     "demosaic": ssim_gaussian,
+    "raw": ssim_gaussian,
 }
 """Which of the two the paper's table of a task holds (Tables 1, 3 and 4; Table 2, real, comes from a server)."""
 

@@ -190,7 +190,7 @@ class DAGL(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        inputs = config.channels * config.scale**2 + config.noise_map
+        inputs = config.channels * config.scale**2 + config.levels
         between = 0 if config.on_pilot else config.stage_blocks * max(0, config.stages - 1)
         outer = config.features // 2 if config.outer_blocks else config.features
         self.conv_in = nn.Conv2d(inputs, outer, 3, padding=1)
@@ -212,14 +212,15 @@ class DAGL(nn.Module):
         if c.graph == "gated":
             graph = GatedGraph(c.channels, c.heads, c.patch, c.stride, c.window, c.neighbours) if c.heads else None
             blocks = (ResBlock(outer, c.activation) for _ in range(c.stage_blocks))
-            return GatedStage(c.channels, outer, c.scale, blocks, graph, blind=not c.noise_map)
+            return GatedStage(c.channels, outer, c.scale, blocks, graph, blind=not c.noise_map or c.by_sample)
         return STAGES.get(c.graph, MGFAM)(c)
 
     def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
         """Restore a batch.
 
         x: (B, channels, H, W), range [0, 1], any H and W >= 1.
-        sigma: noise level on the 0-255 scale, a number or (B,); only and always for models with a noise map.
+        sigma: noise level on the 0-255 scale, a number or (B,), or for mosaics a map, (B, 1, H, W); only and always
+            for models with a noise map.
         Returns (B, channels, H, W), not clipped.
         """
         c = self.config
@@ -231,7 +232,13 @@ class DAGL(nn.Module):
         padded = mirrored(x, -width % cell, -height % cell) if cell > 1 else x
         features = F.pixel_unshuffle(padded, c.scale)
         level = None
-        if sigma is not None:
+        if c.by_sample:
+            samples = torch.as_tensor(sigma, dtype=x.dtype, device=x.device) / 255
+            samples = samples if samples.ndim == 4 else samples.reshape(-1, 1, 1, 1)
+            samples = samples.expand(len(x), 1, height, width)
+            samples = mirrored(samples, -width % cell, -height % cell) if cell > 1 else samples
+            features = torch.cat((features, F.pixel_unshuffle(samples, c.scale)), 1)
+        elif sigma is not None:
             level = (torch.as_tensor(sigma, dtype=x.dtype, device=x.device) / 255).reshape(-1).expand(len(x))
             features = torch.cat((features, level.view(-1, 1, 1, 1).expand(-1, 1, *features.shape[-2:])), 1)
         features = exact(self.conv_in, features)

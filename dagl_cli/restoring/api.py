@@ -19,7 +19,7 @@ from ..config import DEFAULT_PATTERN, HIGHEST_SIGMA, TASKS, Options, check_patte
 from ..errors import DaglError, ImageError, UsageError, unknown
 from ..images.exif import KEPT as EXIF_TAGS
 from . import estimate, guard
-from .picture import PictureRestorer, case_of, run
+from .picture import Case, PictureRestorer, case_of, mosaic_noise, run
 from .restorer import Restorer, check_task, load_model
 from .tiling import Tick
 
@@ -75,9 +75,10 @@ def restore(
             (1, H, W) or (3, H, W), float in [0, 1], or a batch of these, (B, 1 or 3, H, W); or a PIL image (gray, RGB,
             palette, with or without alpha, 16-bit gray), whose alpha passes through; or the path of a file; or a list
             or tuple of such pictures, each of its own size and kind. It is not changed.
-        task: 'denoise', 'real', 'dejpeg' or 'demosaic'.
-        sigma: noise level on the 0-255 scale whatever the dtype; None: estimated, of each picture. Only for 'denoise'
-            and 'real'.
+        task: 'denoise', 'real', 'dejpeg', 'demosaic', or 'raw': demosaicing without the sensor's noise, of a mosaic in
+            sRGB's curve.
+        sigma: noise level on the 0-255 scale whatever the dtype; None: estimated, of each picture. Only for 'denoise',
+            'real' and 'raw'.
         pattern: Bayer pattern of a mosaic, read from the top left: 'RGGB', 'BGGR', 'GRBG' or 'GBRG'.
         model: a name, a path, or what `load_model` returned (then `options` is not used).
         guarded: find out what the picture needs as the commands do, and leave alone what needs nothing: a picture
@@ -177,10 +178,10 @@ class _Restoring:
             pixels = self._guard.treated(case, progress)[1].pixels.clip(0, 1)
         else:
             restorer = self._restorer(case.pixels.shape[-1])
-            sigma = self.sigma
-            if sigma is None and restorer.config.noise_map:
-                sigma = _estimated(case.seen(), self.task)
-            restored = run(restorer, case.pixels, sigma, self.pattern, picture.depth, progress)
+            level: float | Tensor | None = self.sigma
+            if level is None and restorer.config.noise_map:
+                level = _estimated(case, self.task)
+            restored = run(restorer, case.pixels, level, self.pattern, picture.depth, progress)
             pixels = replace(case, pixels=restored).result().pixels
         return _as_given(pixels, picture, image)
 
@@ -214,12 +215,15 @@ def _check_types(task: object, pattern: object, model: object, options: object) 
             raise UsageError(f"`{name}` is of type {type(value).__name__}: give {wanted}")
 
 
-def _estimated(pixels: np.ndarray, task: str) -> float:
+def _estimated(case: Case, task: str) -> float | Tensor:
     """The noise level that a model is told; 0 where there is no noise."""
+    if task == "raw":
+        found = mosaic_noise(case)
+        return 0.0 if found is None else found.levels
     if task == "real":
-        found = guard.camera_noise(pixels)
-        return 0.0 if found.nothing else found.level or 0.0
-    return min(estimate.estimate_sigma(pixels) or 0.0, HIGHEST_SIGMA)
+        finding = guard.camera_noise(case.seen())
+        return 0.0 if finding.nothing else finding.level or 0.0
+    return min(estimate.estimate_sigma(case.seen()) or 0.0, HIGHEST_SIGMA)
 
 
 def _picture(image: object) -> images.Image:

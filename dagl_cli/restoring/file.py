@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .. import __version__, frames, images
-from ..config import MAX_PIXELS
+from ..config import MAX_PIXELS, is_of_mosaics
 from ..errors import DaglError, ImageError
 from ..files import Entry
 from ..frames import Pages
@@ -151,7 +151,7 @@ class FileRestorer(PictureRestorer):
     def _read(self, source: Path | bytes | BinaryIO, name: str | None) -> Case:
         negative = None
         if isinstance(source, Path) and raw.is_raw_path(source):
-            if self.task not in ("demosaic", "restore"):
+            if self.task != "restore" and not is_of_mosaics(self.task):
                 raise ImageError(f"{source} is a camera raw file: run `dagl restore` or `dagl demosaic` on it")
             negative = raw.read(source, max_pixels=self.max_pixels)
             picture = images.Image(negative.mosaic[..., None], depth=16, format=images.SUFFIXES[raw.RESULT_SUFFIX])
@@ -182,7 +182,7 @@ class FileRestorer(PictureRestorer):
     def settings(self) -> dict[str, str | float | None]:
         """What was asked for, as it is recorded in results; None where the picture or the model decides."""
         how = {key: getattr(self.options, key) for key in ("strength", "luma", "chroma")}
-        return {"task": self.task, "sigma": self.sigma} | (how if self.task != "demosaic" else {})
+        return {"task": self.task, "sigma": self.sigma} | ({} if is_of_mosaics(self.task) else how)
 
     def made_otherwise(self, target: Path) -> str | None:
         """What an existing result was made with, as far as it was asked for otherwise this time."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from torch import Tensor
 
 from ..config import HIGHEST_SIGMA
 from . import estimate, kind
@@ -54,6 +55,8 @@ class Finding:
     note: str | None = None
     task: str | None = None
     """Whose model it needs, where that was to be found out."""
+    levels: Tensor | None = None
+    """(H, W): the noise level of each sample of a mosaic."""
 
     @property
     def level(self) -> float | None:

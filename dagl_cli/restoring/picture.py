@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..config import (
     BAYER_PATTERNS,
@@ -17,8 +18,10 @@ from ..config import (
     Options,
     check_pattern,
     check_sigma,
+    is_of_mosaics,
     model_config,
 )
+from ..degrade import bayer_mosaic
 from ..errors import DaglError, WeightsError
 from ..images import Image, iso_setting
 from ..images.raw import Raw, develop
@@ -26,12 +29,10 @@ from ..store import weights
 from . import guard, kind
 from .device import pick_device
 from .guard import Finding
-from .rawnoise import noise_rms
-from .restorer import Kept, Restorer, Warn, check_input, check_options, check_task, find_model, load_model
+from .rawnoise import estimated_profile, level_map
+from .restorer import Kept, Restorer, Warn, blended, check_input, check_options, check_task, find_model, load_model
 from .tiling import Tick
 
-CLEAN_PROFILE = 1.0
-"""Noise of a raw file below this, on the 0-255 scale of the developed picture, is not worth removing."""
 MILD = 75
 """JPEGs above this quality that have camera noise are left to its model, which knows them from its training."""
 UNSEEN = "nothing of it can be seen (alpha is 0, or no value is a number): left as it is"
@@ -91,11 +92,11 @@ class Case:
 def case_of(picture: Image, task: str, pattern: str, negative: Raw | None = None) -> Case:
     """A picture with what is hidden filled, and as gray where it is."""
     pixels, hidden = picture.pixels, picture.missing()
-    if picture.alpha is not None and not picture.alpha.all() and task != "demosaic":
+    if picture.alpha is not None and not picture.alpha.all() and not is_of_mosaics(task):
         hidden = (picture.alpha == 0) | (False if hidden is None else hidden)
     if hidden is not None and not hidden.all():
         pixels = filled(pixels, hidden)
-    if task != "demosaic" and is_gray(pixels):
+    if not is_of_mosaics(task) and is_gray(pixels):
         pixels = pixels[..., :1]
     return Case(picture, pixels, negative.pattern if negative else pattern, hidden, negative=negative)
 
@@ -130,16 +131,21 @@ def largest_rectangle(seen: np.ndarray) -> tuple[slice, slice]:
 
 
 def run(
-    restorer: Restorer, pixels: np.ndarray, sigma: float | None, pattern: str, depth: int, progress: Tick | None = None
+    restorer: Restorer,
+    pixels: np.ndarray,
+    sigma: float | Tensor | None,
+    pattern: str,
+    depth: int,
+    progress: Tick | None = None,
 ) -> np.ndarray:
     """(H, W, C) -> the same, C fitted to the model's: gray runs through a colour model as three equal channels.
 
     depth: bits that the result will be rounded to.
     """
-    x, config = torch.from_numpy(pixels).permute(2, 0, 1), restorer.config
-    if sigma == 0 and config.noise_map:  # there is nothing to remove; the network would still change a little
+    x, mosaic, config = torch.from_numpy(pixels).permute(2, 0, 1), is_of_mosaics(restorer.config.task), restorer.config
+    if not mosaic and sigma == 0 and config.noise_map:  # nothing to remove; the network would still change a little
         restored = x.clamp(0, 1)
-    elif config.task != "demosaic" and len(x) < config.channels:
+    elif not mosaic and len(x) < config.channels:
         colour = x.expand(config.channels, -1, -1).contiguous()
         restored = restorer(colour, sigma, pattern, progress, depth).mean(0, keepdim=True)
     else:
@@ -147,16 +153,41 @@ def run(
     return restored.permute(1, 2, 0).numpy()
 
 
+@dataclass
+class MosaicNoise:
+    """What noise a mosaic's samples have."""
+
+    levels: Tensor
+    """(H, W): the deviation of every sample, on the 0-255 scale."""
+    source: str
+    """Where this is from, in words."""
+
+    @property
+    def rms(self) -> float:
+        return float(self.levels.square().mean().sqrt())
+
+
+def mosaic_noise(case: Case) -> MosaicNoise | None:
+    """By the profile of a raw file, or else as it is estimated; None for mosaics that are too small for that."""
+    x = torch.from_numpy(case.pixels).permute(2, 0, 1)
+    samples = bayer_mosaic(x.expand(3, -1, -1)[None], case.pattern)[0].sum(0).clamp(0, 1)
+    profile, source = (case.negative.noise if case.negative else None), "the file's noise profile"
+    if profile is None:
+        gains = case.negative.gains if case.negative else np.ones((2, 2))
+        profile, source = estimated_profile(samples.numpy(), case.pattern, gains), "an estimate"
+    return None if profile is None else MosaicNoise(level_map(samples, profile), source)
+
+
 class PictureRestorer:
     """Restores pictures of one task; loads each model once, when the first picture needs it.
 
     Args:
         task, model, options, warn, kept: as for `load_model`; or the task 'restore', which finds out what each picture
-            needs: a mosaic is demosaiced, then JPEG artifacts removed, then noise.
+            needs: a raw file is demosaiced without its noise, a mosaic first demosaiced, then without noise; of
+            pictures JPEG artifacts are removed, then noise.
         sigma: noise level, None: estimated for every picture, and so is its kind where the task is 'denoise'.
         pattern: Bayer pattern, for demosaicing; camera raw files have their own.
         force: remove JPEG artifacts where none are seen, too.
-        denoise: after demosaicing, remove camera noise.
     """
 
     def __init__(
@@ -167,7 +198,6 @@ class PictureRestorer:
         sigma: float | None = None,
         pattern: str = DEFAULT_PATTERN,
         force: bool = False,
-        denoise: bool = False,
         options: Options = Options(),
         warn: Warn = lambda line: None,
         kept: Kept | None = None,
@@ -176,13 +206,13 @@ class PictureRestorer:
             check_sigma(sigma)
         check_pattern(pattern)
         self.task, self.model, self.sigma, self.pattern, self.options = task, model, sigma, pattern, options
-        self.force, self.denoise, self.warn, self.kept = force, denoise, warn, kept
+        self.force, self.warn, self.kept = force, warn, kept
         self._restorers: dict[tuple[str, int], Restorer] = {}
 
     def restorer(self, channels: int, task: str | None = None) -> Restorer:
         """The model for gray (1) or colour (3) images."""
         task = task or self.task
-        channels = 3 if task == "demosaic" else channels
+        channels = 3 if is_of_mosaics(task) else channels
         if (task, channels) not in self._restorers:
             model = self.model if task == self.task else None
             self._restorers[task, channels] = load_model(
@@ -200,7 +230,7 @@ class PictureRestorer:
     def described(self, channels: int, task: str | None = None) -> tuple[ModelConfig, str]:
         """Configuration and name of the model for gray (1) or colour (3) images, without loading or fetching it."""
         task = task or self.task
-        channels = 3 if task == "demosaic" else channels
+        channels = 3 if is_of_mosaics(task) else channels
         if (task, channels) in self._restorers:
             return self._restorers[task, channels].config, self._restorers[task, channels].name
         model = self.model if task == self.task else None
@@ -217,7 +247,7 @@ class PictureRestorer:
         return config, path.stem
 
     def _options(self, task: str) -> Options:
-        whole = task == "demosaic" and self.task != "demosaic"  # of several steps: a blend is of pictures only
+        whole = is_of_mosaics(task) and self.task in ("restore", "raw")  # a blend is of pictures only
         return replace(self.options, strength=1.0) if whole else self.options
 
     def treated(
@@ -265,7 +295,11 @@ class PictureRestorer:
             case.picture.depth,
             progress,
         )
-        if task == "demosaic" and case.negative:
+        if restorer.config.task == "raw" and self.options.blends:  # with the noisy picture
+            noisy = run(self.restorer(3, "demosaic"), case.pixels, None, case.pattern, case.picture.depth)
+            whole, clean = (torch.from_numpy(x).permute(2, 0, 1) for x in (noisy, pixels))
+            pixels = blended(whole, clean, self.options).clamp_(0, 1).permute(1, 2, 0).numpy()
+        if is_of_mosaics(task) and case.negative:
             pixels = develop(pixels, case.negative)
         return replace(case, pixels=pixels)
 
@@ -301,25 +335,25 @@ class PictureRestorer:
                 continue
             config, name = self.described(case.pixels.shape[-1], finding.task or task)
             x = torch.from_numpy(case.pixels).permute(2, 0, 1)
-            x = x.expand(config.channels, -1, -1) if len(x) < config.channels and task != "demosaic" else x
+            x = x.expand(config.channels, -1, -1) if len(x) < config.channels and not is_of_mosaics(task) else x
             check_input(config, name, x, self._level(finding, config, case), case.pattern)
             return Outcome("planned", finding.sigma, finding.quality, name, note=finding.note)
         return Outcome("unchanged", finding.sigma, finding.quality, note="; ".join(notes))
 
-    def _level(self, finding: Finding, config: ModelConfig, case: Case) -> float | None:
+    def _level(self, finding: Finding, config: ModelConfig, case: Case) -> float | Tensor | None:
         """The noise level that a network is told."""
         if self.sigma is not None:
             return self.sigma * case.gain
-        return finding.level if config.noise_map else None
+        return (finding.level if finding.levels is None else finding.levels) if config.noise_map else None
 
     def _tasks(self, case: Case) -> list[str]:
         """What is looked for, in this order."""
-        if self.task == "demosaic":
-            return ["demosaic", "real"] if self.denoise else ["demosaic"]
+        if case.negative and self.task == "restore":
+            return ["raw"]
+        if self.task == "raw" and not (case.negative or self.model):
+            return ["demosaic", "real"]  # the colours of finished pictures, which the model for raw files has not seen
         if self.task != "restore":
             return [self.task]
-        if case.negative:
-            return ["demosaic", "real"]
         pattern = None if case.picture.tone else kind.mosaic_pattern(case.pixels)
         if pattern == "?" and kind.drawing(case.pixels):  # dots of a dither alternate too
             pattern = None
@@ -331,8 +365,9 @@ class PictureRestorer:
 
     def _examine(self, case: Case, task: str) -> Finding:
         """What the picture needs from a model of a task."""
-        if task == "demosaic":
-            return self._examine_mosaic(case)
+        if is_of_mosaics(task):
+            found = self._examine_mosaic(case)
+            return self._noise_of_mosaic(case, found) if task == "raw" else found
         if task == "dejpeg":
             found = guard.compression(case.seen(), case.picture.jpeg_tables)
             several = self.task == "restore" and found.nothing is None and kind.drawing(case.seen()) is None
@@ -348,10 +383,7 @@ class PictureRestorer:
             return self._blind(case, config)
         iso = iso_setting(case.picture.exif)
         if task == "real" or (config and config.task == "real"):
-            found = guard.camera_noise(case.seen(), iso)
-            if case.negative and case.negative.noise is not None:
-                found = self._profiled(case, found)
-            return replace(found, task=task)
+            return replace(guard.camera_noise(case.seen(), iso), task=task)
         found = guard.noise(case.seen(), iso)
         return replace(found, task=task) if config else found
 
@@ -361,13 +393,17 @@ class PictureRestorer:
             return Finding(nothing=guard.camera_noise(case.seen()).nothing)
         return Finding()
 
-    def _profiled(self, case: Case, found: Finding) -> Finding:
-        """The level that a raw file's own noise profile gives, instead of the one estimated."""
-        assert case.negative is not None
-        rms = noise_rms(case.negative, self.restorer(3, "demosaic"))
-        if rms < CLEAN_PROFILE:
-            return Finding(rms, nothing="no noise by the file's noise profile: left as it is")
-        return Finding(rms, note="level from the file's noise profile", task=found.task)
+    def _noise_of_mosaic(self, case: Case, found: Finding) -> Finding:
+        """With its noise: which model it needs, and what that is told. found: what else there is to say."""
+        if self.sigma is not None:
+            return found
+        measured = mosaic_noise(case)
+        if measured is None:
+            task, said = "demosaic", "too small to find noise in: demosaiced only"
+        else:
+            task, said = "raw", f"noise of the samples by {measured.source}"
+            found = replace(found, sigma=measured.rms, levels=measured.levels)
+        return replace(found, task=task, note="; ".join(filter(None, [found.note, said])))
 
     def _examine_mosaic(self, case: Case) -> Finding:
         if case.picture.orientation != 1:

@@ -9,7 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import BAYER_PATTERNS, LUMA, PAPER_PATTERN, SMALLEST_TILE, TASKS, ModelConfig, Options, check_pattern
+from ..config import (
+    BAYER_PATTERNS,
+    LUMA,
+    PAPER_PATTERN,
+    SMALLEST_TILE,
+    TASKS,
+    ModelConfig,
+    Options,
+    check_pattern,
+    is_of_mosaics,
+)
 from ..degrade import bayer_masks, bayer_mosaic
 from ..errors import DaglError, UsageError, unknown
 from ..nn.model import DAGL
@@ -59,7 +69,7 @@ class Restorer:
     def __call__(
         self,
         x: Tensor,
-        sigma: float | None = None,
+        sigma: float | Tensor | None = None,
         pattern: str = PAPER_PATTERN,
         progress: Tick | None = None,
         depth: int = 16,
@@ -68,23 +78,29 @@ class Restorer:
 
         x: (C, H, W) float32 on the CPU, range [0, 1], C as the model's. For demosaicing x is (1, H, W), the
         sensor's mosaic, or (3, H, W), of which the samples that `pattern` measures are used.
-        sigma: noise level on the 0-255 scale; only and always for models with a noise map.
+        sigma: noise level on the 0-255 scale, of mosaics a number or a map, (H, W); only and always for models with
+        a noise map.
         depth: bits that the result will be rounded to, see `dtype`.
         Returns (C_out, H, W) float32, clipped to [0, 1]. Out of memory, the tiles shrink, then the CPU takes over,
         for this and all later images. Raises what `check_input` raises.
         """
         check_input(self.config, self.name, x, sigma, pattern)
-        if self.config.task == "demosaic":
-            return self._mosaic(bayer_mosaic(x.expand(3, -1, -1)[None], pattern)[0], pattern, progress, depth)
+        if is_of_mosaics(self.config.task):
+            mosaic = bayer_mosaic(x.expand(3, -1, -1)[None], pattern)[0]
+            if sigma is not None:
+                mosaic = torch.cat((mosaic, torch.as_tensor(sigma, dtype=x.dtype).expand(1, *x.shape[-2:])))
+            return self._mosaic(mosaic, pattern, progress, depth)
+        assert not isinstance(sigma, Tensor)
         network = self._network(sigma, depth)
         run = tiling.ensemble_x8(network) if self.options.ensemble else network
-        return _blended(x, self._tiled(run, x, progress), self.options).clamp_(0, 1)
+        return blended(x, self._tiled(run, x, progress), self.options).clamp_(0, 1)
 
     def _mosaic(self, mosaic: Tensor, pattern: str, progress: Tick | None, depth: int) -> Tensor:
-        """(3, H, W) with the samples that were not measured at 0; with the ensemble in its 8 turns."""
+        """(3, H, W) with the samples that were not measured at 0, and their noise level below them, if the model is
+        told one; with the ensemble in its 8 turns."""
         if not self.options.ensemble:
             return self._demosaic(mosaic, pattern, progress, depth)
-        total = torch.zeros_like(mosaic)
+        total = torch.zeros_like(mosaic[:3])
         height, width = mosaic.shape[-2:]
         colours = bayer_masks(height, width, pattern).int().argmax(0)  # (H, W): 0, 1, 2 for R, G, B
         for i in range(8):  # a turned mosaic has another pattern: each is restored as what it is
@@ -107,10 +123,14 @@ class Restorer:
         return lambda batch: self._run(batch, sigma, self.dtype(depth, min(batch.shape[-2:])))
 
     def _run(self, batch: Tensor, sigma: float | None, dtype: torch.dtype) -> Tensor:
+        """sigma: None where the model takes none, and where the last channel of the batch is the level."""
         self.model.to(self.device)  # where another restorer of the same network ran out of memory, it is elsewhere
         batch = batch.to(self.device, memory_format=torch.channels_last)
+        level: float | Tensor | None = sigma
+        if self.config.noise_map and sigma is None:
+            batch, level = batch[:, :-1], batch[:, -1:]
         with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-            return self.model(batch, sigma).float()
+            return self.model(batch, level).float()
 
     def dtype(self, depth: int = 16, side: int = NARROW) -> torch.dtype:
         """What the network computes in; weights and results stay float32.
@@ -137,7 +157,7 @@ class Restorer:
         picture = 0.5 + 0.2 * torch.sin(40 * x * y) + 0.25 * torch.sign(x + 0.3 * y) * (y > 0)
         noise = torch.randn(1, self.config.channels, 64, 64, generator=torch.Generator().manual_seed(0)) * 25 / 255
         noisy = (picture + noise).clamp(0, 1)
-        if self.config.task == "demosaic":
+        if is_of_mosaics(self.config.task):
             noisy = bayer_mosaic(noisy, PAPER_PATTERN)
         sigma = 25.0 if self.config.noise_map else None
         exact, quick = (self._run(noisy, sigma, dtype) for dtype in (torch.float32, torch.bfloat16))
@@ -149,7 +169,7 @@ class Restorer:
                 if self.options.tiling == "whole":
                     return tiling.whole(run, x, progress=progress)
                 if self.options.tiling == "chop":
-                    return tiling.chop(run, x, margin=12 if self.config.task == "demosaic" else 24, progress=progress)
+                    return tiling.chop(run, x, margin=12 if is_of_mosaics(self.config.task) else 24, progress=progress)
                 overlap = min(self.overlap, self.tile // 2)
                 return tiling.overlap_blend(run, x, self.tile, overlap, self.config.multiple, progress=progress)
             except (RuntimeError, MemoryError) as error:
@@ -175,9 +195,9 @@ class Restorer:
             raise DaglError("out of memory with the smallest tiles on the CPU: close other programs")
 
 
-def _blended(x: Tensor, restored: Tensor, options: Options) -> Tensor:
+def blended(x: Tensor, restored: Tensor, options: Options) -> Tensor:
     """As much of the restored picture as the user wants, of its luma and of its colours. Both (C, H, W)."""
-    if options.strength == options.luma == options.chroma == 1:
+    if not options.blends:
         return restored
     change = restored - x
     luma = change if len(x) == 1 else (change * torch.tensor(LUMA).view(3, 1, 1)).sum(0, keepdim=True)
@@ -191,19 +211,22 @@ def first_tile(config: ModelConfig, options: Options) -> tuple[int, int]:
 
 def check_options(config: ModelConfig, options: Options) -> None:
     """Raises UsageError for options that do not go with a model."""
-    if config.task == "demosaic" and options.strength != 1:
+    if is_of_mosaics(config.task) and options.strength != 1:
         raise UsageError("`strength` is not for demosaicing: a mosaic is no image that could be blended in")
     tile, overlap = first_tile(config, options)
     if options.overlap is not None and overlap > tile // 2:
         raise UsageError(f"`overlap` {overlap} must be at most half of `tile`, which is {tile}")
 
 
-def check_input(config: ModelConfig, name: str, x: Tensor, sigma: float | None, pattern: str) -> None:
+def check_input(config: ModelConfig, name: str, x: Tensor, sigma: float | Tensor | None, pattern: str) -> None:
     """Raises UsageError for a sigma that the model lacks or does not take, or an unknown pattern; DaglError for an
     image of other channels, or a mosaic whose zeros are those of another pattern. x: (C, H, W)."""
     if (sigma is None) == config.noise_map:
         raise UsageError(f"{name} {'needs' if config.noise_map else 'takes no'} `sigma`")
-    if config.task != "demosaic":
+    if isinstance(sigma, Tensor) and (not is_of_mosaics(config.task) or sigma.shape[-2:] != x.shape[-2:]):
+        found = f"`sigma` is a map of shape {tuple(sigma.shape)}"
+        raise UsageError(f"{found}: {name} takes a number, or for a mosaic a map of its size")
+    if not is_of_mosaics(config.task):
         if x.shape[0] != config.channels:
             kind = {1: "gray", 3: "colour"}[config.channels]
             found = f"{name} is a model for {kind} images, this one has {x.shape[0]} channel(s)"
@@ -232,8 +255,8 @@ def load_model(
     """A model by task, by bundled name, or from a weight file.
 
     Args:
-        task: 'denoise', 'real', 'dejpeg' or 'demosaic'.
-        channels: 1 for gray, 3 for colour; 'real' and 'demosaic' have colour models only.
+        task: 'denoise', 'real', 'dejpeg', 'demosaic' or 'raw'.
+        channels: 1 for gray, 3 for colour; 'demosaic' and 'raw' have colour models only.
         model: a path, a bundled or imported name (see `dagl weights list`), or `hub:OWNER/REPO[@REVISION][:FILE]`;
             None: the best bundled one for task and channels.
         options: device, precision, tiles.
@@ -261,9 +284,14 @@ def find_model(
         raise unknown("task", task, TASKS)
     if channels not in (1, 3):
         raise UsageError(f"`channels` must be 1 (gray) or 3 (colour), not {channels}")
-    if task == "real" and model is None and not (weights.folder() / "real-color.safetensors").is_file():
-        warn("there is no camera-noise model yet: the Gaussian denoiser runs at the estimated noise level")
-        task = "denoise"
+    if task == "real" and model is None:  # colour models take gray pictures too, in three equal channels
+        names = {weights.default_name(task, kind): kind for kind in (channels, 3)}
+        there = [kind for name, kind in names.items() if (weights.folder() / f"{name}.safetensors").is_file()]
+        if there:
+            channels = there[0]
+        else:
+            warn("there is no camera-noise model yet: the Gaussian denoiser runs at the estimated noise level")
+            task = "denoise"
 
     def fetching(name: str, done: int, total: int | None) -> None:
         if done == 0:

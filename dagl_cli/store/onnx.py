@@ -24,8 +24,9 @@ def export(path: Path, target: Path) -> float:
     """Write a weight file's network as ONNX, and check it against PyTorch through ONNX Runtime at two sizes.
 
     Inputs: `image` (batch, channels, height, width) float32 in [0, 1], any sizes, for demosaicing the three-channel
-    GRBG mosaic; `sigma` (batch,) on the 0-255 scale, for models with a noise map. Output: `restored`, the same shape,
-    not clipped. The tiles around it are the caller's; metadata says how (`dagl.tile`, `dagl.overlap`, `dagl.multiple`).
+    GRBG mosaic; `sigma` (batch,) on the 0-255 scale, for models with a noise map, for raw files (batch, 1, height,
+    width). Output: `restored`, the same shape as `image`, not clipped. The tiles around it are the caller's; metadata
+    says how (`dagl.tile`, `dagl.overlap`, `dagl.multiple`).
     Returns the largest difference found. Raises WeightsError for a network that cannot be had, or that differs.
     """
     try:
@@ -56,7 +57,7 @@ def export(path: Path, target: Path) -> float:
                 torch.onnx.export(
                     model, _inputs(model, 1, 48, 64), str(temporary), input_names=names, output_names=["restored"],
                     opset_version=OPSET, dynamo=False,  # the newer exporter fails on the symbolic sizes of the graph
-                    dynamic_axes={"image": size, "restored": size, "sigma": {0: "batch"}},
+                    dynamic_axes={"image": size, "restored": size, "sigma": size if c.by_sample else {0: "batch"}},
                 )  # fmt: skip
             made = onnx.load(temporary)
             about = {
@@ -92,4 +93,7 @@ def _forward_exportable(stage: MGFAM, x: Tensor) -> Tensor:
 
 def _inputs(model: DAGL, batch: int, height: int, width: int) -> tuple[Tensor, ...]:
     image = torch.rand(batch, model.config.channels, height, width, generator=torch.Generator().manual_seed(0))
-    return (image, torch.linspace(10, 40, batch)) if model.config.noise_map else (image,)
+    level = torch.linspace(10, 40, batch)
+    if model.config.by_sample:
+        level = level.view(-1, 1, 1, 1) * image[:, :1]
+    return (image, level) if model.config.noise_map else (image,)

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import BAYER_PATTERNS
+from ..config import BAYER_PATTERNS, PAPER_PATTERN
 from ..degrade import bayer_masks, jpeg
 from ..images.colour import srgb_decode, srgb_encode
 
@@ -135,7 +135,7 @@ def photograph(scene: Tensor, camera: Camera, random: Random) -> tuple[Tensor, T
     height, width = scene.shape[-2:]
     sensor = (max(16, round(height / camera.scale)), max(16, round(width / camera.scale)))
     light = srgb_decode(_resized(scene, sensor).clamp(0, 1))
-    matrix = _colour_matrix(camera.mixture)  # linear sRGB -> camera
+    matrix = colour_matrix(camera.mixture)  # linear sRGB -> camera
     gains = torch.tensor([camera.gains[0], 1.0, camera.gains[1]]).view(3, 1, 1)
     light = (_mix(light, matrix) / gains * camera.exposure).clamp(0, 1)
     clean = (light * bayer_masks(*sensor, camera.pattern)).sum(0, keepdim=True)  # (1, H, W)
@@ -151,6 +151,23 @@ def photograph(scene: Tensor, camera: Camera, random: Random) -> tuple[Tensor, T
         picture = (picture + amount * (luma - blur(luma, radius))).clamp(0, 1)
     picture = _resized(picture, (height, width), camera.antialias).clamp(0, 1)
     return saved(picture, camera.qualities, camera.subsampling, random)
+
+
+def negative(scene: Tensor, camera: Camera, random: Random) -> tuple[Tensor, Tensor, np.ndarray]:
+    """(mosaic, clean, profile): a raw file of a scene as `images.raw` reads it, and what it would show without noise.
+
+    scene: (3, H, W), sRGB. mosaic: (H, W), in the camera's colours, white balanced, in sRGB's curve, of
+    `PAPER_PATTERN`; clean: (3, H, W), the same; profile: as `images.raw.Raw.noise`.
+    """
+    gains = torch.tensor([camera.gains[0], 1.0, camera.gains[1]]).view(3, 1, 1)
+    light = _mix(srgb_decode(scene), colour_matrix(camera.mixture))
+    light = (light / gains * camera.exposure).clamp(0, 1)
+    masks = bayer_masks(scene.shape[-2], scene.shape[-1], PAPER_PATTERN)
+    noisy = expose((light * masks).sum(0, keepdim=True), camera, random)
+    mosaic = srgb_encode(((noisy * gains) * masks).sum(0).clamp(0, 1))
+    places = [gains["RGB".index(colour)].item() for colour in PAPER_PATTERN]
+    profile = np.array([(camera.shot * gain, camera.read * gain**2) for gain in places]).reshape(2, 2, 2)
+    return mosaic, srgb_encode((light * gains).clamp(0, 1)), profile
 
 
 def expose(light: Tensor, camera: Camera, random: Random) -> Tensor:
@@ -353,7 +370,7 @@ def _resized(x: Tensor, size: tuple[int, int], antialias: bool = True) -> Tensor
     return result if x.ndim == 4 else result[0]
 
 
-def _colour_matrix(mixture: tuple[float, ...]) -> Tensor:
+def colour_matrix(mixture: tuple[float, ...]) -> Tensor:
     """(3, 3): linear sRGB -> camera RGB, of which white is (1, 1, 1)."""
     matrix = torch.einsum("k,kij->ij", torch.tensor(mixture), torch.tensor(XYZ_TO_CAMERA)) @ torch.tensor(SRGB_TO_XYZ)
     return matrix / matrix.sum(1, keepdim=True)

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from .. import degrade
+from ..restoring.rawnoise import level_map
 from . import camera
 
 GRID = 8
 """JPEG's blocks: crops of compressed pictures start anywhere on them."""
 
 Degraded = tuple[Tensor, Tensor, Tensor | None]
-"""degraded, clean, the level that the network is told (B,) or None."""
+"""degraded, clean, the level that the network is told, (B,) or for raw (B, 1, size, size), or None."""
 
 
 @dataclass(frozen=True)
@@ -120,9 +121,27 @@ def photographed(scenes: Tensor, wanted: Wanted, random: Chance) -> Degraded:
     return degraded, clean, wanted.told(level, half, chance)
 
 
-ENCODED = {"dejpeg": compressed, "real": photographed}
+def exposed(scenes: Tensor, wanted: Wanted, random: Chance) -> Degraded:
+    """Raw files of the crops, as `images.raw` reads them, in 16 bits: `camera.negative`, told its sensor's noise."""
+    mosaics, pictures, maps = [], [], []
+    for scene, i in zip(to_float(scenes), range(wanted.batch)[wanted.rows]):
+        draw = random.of_crop(i)
+        mosaic, picture, profile = camera.negative(scene, camera.Camera.random(draw), draw)
+        maps.append(level_map(mosaic, profile))
+        mosaics.append(degrade.bayer_mosaic(mosaic.expand(1, 3, -1, -1))[0])
+        pictures.append(picture)
+    degraded, clean = (
+        (torch.stack(part) * 65535).round().int().short().permute(0, 2, 3, 1).contiguous()
+        for part in (mosaics, pictures)
+    )
+    half, chance = torch.rand(2, wanted.batch, generator=random.on("cpu"))[:, wanted.rows]
+    share = wanted.told(torch.ones(len(half)), half, chance)
+    return degraded, clean, torch.stack(maps)[:, None] * share.view(-1, 1, 1, 1)
+
+
+ENCODED = {"dejpeg": compressed, "real": photographed, "raw": exposed}
 """Tasks whose files are made on the CPU, ahead of the training if there are workers. From and to levels,
-(B, side, side, C) uint8, clean ones also int16 (`to_float`)."""
+(B, side, side, C) uint8 or int16 (`to_float`)."""
 DRAWN = {"denoise": noisy, "demosaic": mosaicked}
 """Tasks that are computed where the training is. From and to floats, (B, C, size, size) in [0, 1]."""
 MARGINS = {"dejpeg": GRID}

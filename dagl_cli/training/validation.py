@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ from .. import degrade
 from ..measuring import metrics
 from ..nn.model import DAGL
 from ..restoring import tiling
+from ..restoring.rawnoise import level_map
 from . import camera
 from .log import LogRow
 from .photos import Photos
@@ -31,14 +31,14 @@ class HeldOut(NamedTuple):
     degraded: Tensor
     """(C, H, W) in [0, 1]; noise is not clipped."""
     clean: Tensor
-    sigma: float | None
-    """What the network is told."""
+    level: float | Tensor | None
+    """What the network is told: a number, or for raw a map, (1, H, W)."""
 
 
 def held_out_crops(photos: Photos, task: str, sigma: float | None) -> list[HeldOut]:
     """One of each photo, at most `SIDE` pixels a side. sigma: the one that is trained for; None: all."""
     crops = []
-    told: float | None
+    told: float | Tensor | None
     for i, levels in enumerate(photos.images):
         top, left = ((s - min(SIDE, s)) // 2 // 2 * 2 for s in levels.shape[:2])
         levels = levels[top : top + SIDE, left : left + SIDE]
@@ -46,18 +46,30 @@ def held_out_crops(photos: Photos, task: str, sigma: float | None) -> list[HeldO
         if task == "real":  # a camera's clean picture is another one than the scene
             degraded, clean = camera.noisy_pair(clean, np.random.default_rng(i))
             told = 255 * float((degraded - clean).square().mean().sqrt())
+        elif task == "raw":
+            random = np.random.default_rng(i)
+            mosaic, clean, profile = camera.negative(clean, camera.Camera.random(random), random)
+            degraded, told = degrade.bayer_mosaic(mosaic.expand(1, 3, -1, -1))[0], level_map(mosaic, profile)[None]
         else:
-            told = (SIGMA if sigma is None else sigma) if task == "denoise" else None
-            degraded = degrade.degraded(clean, task, QUALITY if task == "dejpeg" else told)
+            level = (SIGMA if sigma is None else sigma) if task == "denoise" else None
+            degraded = degrade.degraded(clean, task, QUALITY if task == "dejpeg" else level)
+            told = level
         crops.append(HeldOut(degraded, clean, told))
     return crops
 
 
 def restored(model: DAGL, crop: HeldOut, device: torch.device) -> Tensor:
     """(C, H, W) in [0, 1], on the CPU."""
-    shape = model.config
-    run = partial(model, sigma=crop.sigma if shape.noise_map else None)
-    whole = tiling.overlap_blend(run, crop.degraded, *shape.tile, shape.multiple, device)
+    shape, seen = model.config, crop.degraded
+    level = crop.level if shape.noise_map else None
+    if isinstance(level, Tensor):  # a map goes into the tiles with the picture
+        seen = torch.cat((seen, level))
+
+    def run(tile: Tensor) -> Tensor:
+        result: Tensor = model(tile[:, :-1], tile[:, -1:]) if isinstance(level, Tensor) else model(tile, level)
+        return result
+
+    whole = tiling.overlap_blend(run, seen, *shape.tile, shape.multiple, device)
     return whole.float().clamp(0, 1).cpu()
 
 

@@ -26,7 +26,7 @@ from dagl_cli.images import raw
 from dagl_cli.images.colour import srgb_decode, srgb_encode
 from dagl_cli.measuring.metrics import psnr
 from dagl_cli.restoring.file import FileRestorer
-from dagl_cli.restoring.rawnoise import noise_rms
+from dagl_cli.restoring.rawnoise import estimated_profile, level_map, typical_read
 from dagl_cli.store import weights
 
 rawpy = pytest.importorskip("rawpy")
@@ -441,44 +441,68 @@ def profiled(shot: float, read: float) -> bytes:
     return dng(exposed(scene(96, 128)), more=[(51041, "d", 2, (shot, read), True)])
 
 
-def test_the_noise_profile_tells_the_level_of_the_developed_picture(tmp_path: Path) -> None:
+def noisy_dng(shot: float, read: float, size: tuple[int, int] = (96, 128)) -> bytes:
+    levels = exposed(scene(*size))
+    black = np.tile(np.reshape(BLACK, (2, 2)), (size[0] // 2, size[1] // 2))
+    light = (levels - black) / (WHITE - black)
+    noise = np.random.default_rng(0).standard_normal(light.shape) * np.sqrt(shot * light + read)
+    return dng(np.rint((light + noise) * (WHITE - black) + black).clip(0, WHITE).astype(np.uint16))
+
+
+def test_the_noise_profile_tells_the_level_of_every_sample(tmp_path: Path) -> None:
     shot, read = 0.0004, 1e-6
     clean = raw.read(saved(tmp_path / "a.dng", profiled(shot, read)), max_pixels=LIMIT)
     assert clean.noise is not None
     np.testing.assert_allclose(clean.noise[0, 0], (shot / NEUTRAL[0], read / NEUTRAL[0] ** 2), rtol=1e-3)  # red
     np.testing.assert_allclose(clean.noise[0, 1], (shot, read), rtol=1e-3)
+    np.testing.assert_allclose(clean.gains[0], (1 / NEUTRAL[0], 1), rtol=1e-3)
 
-    levels = exposed(scene(96, 128))
-    black = np.tile(np.reshape(BLACK, (2, 2)), (48, 64))
-    light = (levels - black) / (WHITE - black)
-    noise = np.random.default_rng(0).standard_normal(light.shape) * np.sqrt(shot * light + read)
-    noisy_levels = np.rint((light + noise) * (WHITE - black) + black).clip(0, WHITE).astype(np.uint16)
-    noisy = raw.read(saved(tmp_path / "b.dng", dng(noisy_levels)), max_pixels=LIMIT)
+    noisy = raw.read(saved(tmp_path / "b.dng", noisy_dng(shot, read)), max_pixels=LIMIT)
     assert noisy.noise is None
-    difference = raw.develop(bilinear(noisy), noisy) - raw.develop(bilinear(clean), clean)
-
-    def demosaic(mosaic: torch.Tensor, pattern: str) -> torch.Tensor:
-        return torch.from_numpy(bilinear(raw.Raw(mosaic[0].numpy(), pattern, clean.matrix, 0, ""))).permute(2, 0, 1)
-
-    found = noise_rms(clean, demosaic)  # type: ignore[arg-type]
-    assert found == pytest.approx(255 * np.sqrt(np.square(difference).mean()), rel=0.1)
+    error = 255 * np.abs(noisy.mosaic - clean.mosaic)
+    levels = level_map(torch.from_numpy(noisy.mosaic), clean.noise).numpy()
+    ratio = error / levels * np.sqrt(np.pi / 2)  # 1 in the mean, of Gaussian noise
+    for part in (ratio[0::2, 0::2], ratio[0::2, 1::2], ratio[1::2, 1::2], ratio[noisy.mosaic < 0.4]):
+        assert part.mean() == pytest.approx(1, abs=0.15)
 
 
-@pytest.mark.parametrize(("profile", "words"), [((0.004, 1e-5), "noise profile"), ((1e-9, 0.0), "no noise")])
-def test_raw_files_are_denoised_at_the_level_of_their_profile(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profile: tuple[float, float], words: str
-) -> None:
+def test_the_noise_of_a_mosaic_is_estimated(tmp_path: Path) -> None:
+    shot = 0.001
+    noisy = raw.read(saved(tmp_path / "b.dng", noisy_dng(shot, typical_read(shot), (240, 320))), max_pixels=LIMIT)
+    found = estimated_profile(noisy.mosaic, noisy.pattern, noisy.gains)
+    assert found is not None
+    np.testing.assert_allclose(found[..., 0], shot * noisy.gains, rtol=0.4)
+    assert estimated_profile(noisy.mosaic[:36, :36], noisy.pattern, noisy.gains) is None
+    even = estimated_profile(np.full((96, 96), 0.5, np.float32), "RGGB", np.ones((2, 2)))
+    assert even is not None
+    assert even[..., 0].max() < 1e-7, "no noise"
+
+
+def test_raw_files_are_restored_at_the_level_of_their_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights_of = tmp_path / "weights"
     weights_of.mkdir()
-    for task in ("demosaic", "real"):
-        saved_weights(weights_of / f"{task}-color.safetensors", tiny(task, 3, graph=False))
+    for task, shift in (("demosaic", 0.0), ("raw", 0.02)):
+        saved_weights(weights_of / f"{task}-color.safetensors", tiny(task, 3, shift, graph=False))
     monkeypatch.setattr(weights, "folder", lambda: weights_of)
-    path = saved(tmp_path / "a.dng", profiled(*profile))
-    for restorer in (FileRestorer("restore"), FileRestorer("demosaic", denoise=True)):
+    path = saved(tmp_path / "a.dng", profiled(0.004, 1e-5))
+    for restorer in (FileRestorer("restore"), FileRestorer("raw")):
         outcome = restorer(path, tmp_path / "out.tif", overwrite=True)
-        assert ("real-color" in str(outcome.model)) == (words == "noise profile")
-        assert (words in str(outcome.note)) == (words == "noise profile"), "of several steps what was done is told"
+        assert outcome.model == "raw-color"
+        assert "the file's noise profile" in str(outcome.note)
+        assert outcome.sigma == pytest.approx(12, rel=0.3)
         assert image.read(tmp_path / "out.tif").depth == 16
+        assert restorer.examine(path, tmp_path / "out.tif").sigma == outcome.sigma
+    without = FileRestorer("restore")(saved(tmp_path / "b.dng", noisy_dng(0.004, 1e-5)), tmp_path / "b.tif")
+    assert "an estimate" in str(without.note)
+    assert without.sigma == pytest.approx(outcome.sigma, rel=0.3)
+    FileRestorer("restore", options=Options(strength=0.0))(path, tmp_path / "none.tif")
+    plain = FileRestorer("demosaic")(path, tmp_path / "plain.tif")
+    assert (plain.model, plain.sigma) == ("demosaic-color", None)
+    pictures = {name: image.read(tmp_path / f"{name}.tif").pixels for name in ("out", "none", "plain")}
+    assert np.abs(pictures["none"] - pictures["plain"]).max() < 1e-4, "strength 0: only demosaiced"
+    assert np.abs(pictures["out"] - pictures["plain"]).max() > 0.01
+    tiny_file = saved(tmp_path / "c.dng", dng(exposed(scene(36, 36))))
+    assert "too small to find noise in" in str(FileRestorer("restore")(tiny_file, tmp_path / "c.tif").note)
 
 
 @pytest.mark.parametrize("more", [(51041, "d", 2, (float("nan"), 0.0), True), (51041, "s", 0, "no numbers", True)])

@@ -44,6 +44,20 @@ def test_whole_cells_do_not_depend_on_the_position() -> None:
     torch.testing.assert_close(whole[..., 4:, 4:][..., inner, inner], moved[..., inner, inner])
 
 
+@pytest.mark.parametrize("scale", [1, 2])
+def test_raw_models_are_told_the_level_of_every_sample(scale: int) -> None:
+    torch.manual_seed(0)
+    model = DAGL(ModelConfig(**TINY | dict(task="raw", channels=3, noise_map=True, scale=scale, stages=0))).eval()
+    x, level = torch.rand(2, 3, 33, 18), 50 * torch.rand(2, 1, 33, 18)
+    with torch.inference_mode():
+        assert torch.allclose(model(x, 20.0), model(x, torch.full_like(level, 20)), atol=1e-6)
+        other = level.clone()
+        other[:, :, 7, 8] += 200
+        change = (model(x, other) - model(x, level)).abs().amax((0, 1))
+    assert change[7, 8] > 0
+    assert change[-1].max() == 0, "far away nothing changes"
+
+
 def test_a_noise_map_is_needed_exactly_where_there_is_one() -> None:
     x = torch.rand(1, 1, 8, 8)
     with pytest.raises(ValueError, match="sigma"):

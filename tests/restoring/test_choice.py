@@ -9,7 +9,7 @@ import torch
 from helpers import ROOT, saved, tiny
 from PIL import Image
 
-from dagl_cli.config import Options
+from dagl_cli.config import TASKS, Options
 from dagl_cli.errors import DaglError, UsageError
 from dagl_cli.restoring import estimate, guard
 from dagl_cli.restoring.file import FileRestorer
@@ -17,7 +17,7 @@ from dagl_cli.restoring.noise import Noise
 from dagl_cli.restoring.restorer import Restorer
 from dagl_cli.store import weights
 
-SHIFTS = {"denoise": 1, "real": 2, "dejpeg": 4, "demosaic": 8}
+SHIFTS = {"denoise": 1, "real": 2, "dejpeg": 4, "demosaic": 8, "raw": 16}
 """Levels that each task's network adds, so that the sum tells which ones ran."""
 
 
@@ -27,7 +27,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.mkdir()
     for task, shift in SHIFTS.items():
         for name, channels in (("gray", 1), ("color", 3)):
-            if (task, channels) not in (("real", 1), ("demosaic", 1)):
+            if channels in TASKS[task].channels:
                 saved(folder / f"{task}-{name}.safetensors", tiny(task, channels, shift / 255, graph=False))
     monkeypatch.setattr(weights, "folder", lambda: folder)
 
@@ -104,7 +104,7 @@ def test_real_leaves_clean_pictures_alone_and_takes_a_level(tmp_path: Path, monk
 def test_gray_photographs_have_camera_noise_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured(monkeypatch, 6.0, 0.6)
     source = write(tmp_path / "in.png", photo().mean(-1).astype(np.uint8))
-    assert FileRestorer("denoise")(source, tmp_path / "out.png").model == "real-color"
+    assert FileRestorer("denoise")(source, tmp_path / "out.png").model == "real-gray"
     assert added(source, tmp_path / "out.png") == SHIFTS["real"]
 
 
@@ -138,13 +138,18 @@ def test_demosaic_refuses_ordinary_pictures(tmp_path: Path) -> None:
     assert not (tmp_path / "out.png").exists()
 
 
-def test_demosaic_with_denoise_removes_noise_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mosaic_of_a_finished_picture_is_denoised_after_demosaicing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     measured(monkeypatch, 6.0, 0.6)
-    mosaic = np.random.default_rng(0).integers(60, 70, (64, 64), np.uint8)
+    mosaic = np.random.default_rng(0).integers(60, 70, (96, 96), np.uint8)
     mosaic[0::2, 0::2] += 100
     source = write(tmp_path / "in.png", mosaic)
-    assert FileRestorer("demosaic", denoise=True)(source, tmp_path / "a.png").model == "demosaic-color + real-color"
+    assert FileRestorer("raw")(source, tmp_path / "a.png").model == "demosaic-color + real-color"
     assert FileRestorer("demosaic")(source, tmp_path / "b.png").model == "demosaic-color"
+    named = FileRestorer("raw", model="raw-color")(source, tmp_path / "c.png")
+    assert named.model == "raw-color"
+    assert named.sigma == pytest.approx(100 / 12**0.5 / 10, rel=0.3)
 
 
 def test_luma_and_chroma_share_the_change() -> None:

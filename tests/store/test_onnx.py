@@ -27,6 +27,7 @@ def network(**settings: object) -> DAGL:
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "trunk": dict(scale=2, noise_map=True, activation="relu", stages=0, heads=0),
+    "raw": dict(scale=2, noise_map=True, activation="relu", stages=0, heads=0, task="raw", channels=3),
     "lite": dict(scale=2, noise_map=True, activation="relu", stages=1, heads=1, key_stride=2),
     "paper": dict(stage_blocks=1, stages=2, heads=2),
     "equations": dict(graph="paper", stages=1, heads=1),
@@ -54,7 +55,8 @@ def test_onnx(name: str, tmp_path: Path) -> None:
             return reference(x, level)
 
     def by_onnx(x: torch.Tensor) -> torch.Tensor:
-        inputs = {"image": x.numpy()} | ({"sigma": np.full(len(x), level, np.float32)} if level else {})
+        told = (len(x), 1, *x.shape[2:]) if model.config.by_sample else len(x)
+        inputs = {"image": x.numpy()} | ({"sigma": np.full(told, level, np.float32)} if level else {})
         return torch.from_numpy(session.run(None, inputs)[0])
 
     multiple = int(about["dagl.multiple"])

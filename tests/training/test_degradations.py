@@ -34,6 +34,12 @@ def test_degradations(scenes: Path) -> None:
     mosaic, clean, _ = batch("demosaic")
     assert torch.equal(mosaic[:, 1, ::2, ::2], clean[:, 1, ::2, ::2])  # GRBG
     assert mosaic[:, 0, ::2, ::2].abs().sum() == 0
+    mosaic, clean, told = batch("raw")
+    assert told is not None
+    assert mosaic[:, 0, ::2, ::2].abs().sum() == 0  # GRBG
+    error, level = ((255 * (mosaic - clean)[:, 1, ::2, ::2]).square().mean((1, 2)).sqrt(), told[:, 0, ::2, ::2])
+    ratio = error / level.square().mean((1, 2)).sqrt()
+    assert ((ratio > 0.6) & (ratio < 1.4)).sum() > 50  # with levels that are off by up to 25 %
     for task, least, most in (("dejpeg", 56, 0.02), ("real", 64, 0.1)):
         degraded, clean, _ = batch(task)
         error = (degraded - clean).square().mean((1, 2, 3))

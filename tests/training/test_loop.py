@@ -13,6 +13,7 @@ import pytest
 import torch
 from helpers import averaged, log_of, run_config, same_weights, train_elsewhere
 
+from dagl_cli.config import TASKS
 from dagl_cli.errors import DaglError, UsageError
 from dagl_cli.measuring import metrics
 from dagl_cli.nn.model import DAGL
@@ -31,9 +32,9 @@ def test_same_seed_same_weights(photos: Path, tmp_path: Path) -> None:
     assert not same_weights(tmp_path / "1", tmp_path / "3")
 
 
-@pytest.mark.parametrize("task", ["denoise", "real", "dejpeg", "demosaic"])
+@pytest.mark.parametrize("task", ["denoise", "real", "dejpeg", "demosaic", "raw"])
 def test_a_run_that_fails_resumes_to_the_same_result(photos: Path, tmp_path: Path, task: str) -> None:
-    channels = 3 if task in ("demosaic", "real") else 1
+    channels = max(TASKS[task].channels) if task != "denoise" else 1
     train(run_config(photos, tmp_path / "whole", task=task, channels=channels))
 
     def fail(row: dict[str, object]) -> None:
