@@ -22,7 +22,7 @@ PAPER_PATTERN = "GRBG"
 """Row 0: G R; row 1: B G (Table 4, the released mosaics)."""
 DEFAULT_PATTERN = "RGGB"
 """Of the mosaics that users bring: most cameras' pattern."""
-DEVICES = ("auto", "cpu", "cuda", "mps")
+DEVICES = ("auto", "all", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 TILINGS = ("blend", "whole", "chop")
 
@@ -253,7 +253,7 @@ class Options:
     """How to run a model. The defaults serve any image on any machine. Raises UsageError for what makes no sense."""
 
     device: str = "auto"
-    """'auto', 'cpu', 'cuda' (or 'cuda:1'), 'mps'."""
+    """'auto', 'cpu', 'cuda' (or 'cuda:1'), 'mps'; of folders also 'cuda:0,1' or 'all' (`device.pick_devices`)."""
     precision: str = "auto"
     """One of `PRECISIONS`; 'auto' is bf16 on CUDA, fp32 elsewhere, and for results of 8 bits bf16 on CPUs too that are
     faster with it, where hardly a value changes by half a level."""

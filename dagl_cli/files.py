@@ -63,6 +63,15 @@ def entries(path: Path) -> Iterator[Entry]:
             yield entry(name)
 
 
+def version(path: Path) -> tuple[int, int] | None:
+    """What changes when a file is replaced; None: it is not there."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
 def write(
     path: Path, data: bytes | memoryview, *, overwrite: bool = True, inputs: Container[Entry] = frozenset()
 ) -> None:

@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -61,6 +62,7 @@ ALLOWED: dict[str, Callable[[], bool]] = {
     r"needs /dev/full": lambda: not Path("/dev/full").exists(),
     r"the peak can be reset on Linux only": lambda: not Path("/proc/self/clear_refs").exists(),
     r"the file system takes Unicode names only": lambda: os.uname().sysname != "Linux",
+    r"needs triton, which comes with torch for CUDA": lambda: find_spec("triton") is None,
     r"huggingface_hub before 1\.0 does not tell how far it is": lambda: _version("huggingface_hub") < (1, 0),
     r"torch\.optim\.Muon came with torch 2\.9": lambda: not hasattr(torch.optim, "Muon"),
 }

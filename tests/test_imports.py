@@ -22,7 +22,7 @@ LAYERS = [
     "nn",
     "store",
     "restoring",
-    "spandrel deepinv",
+    "spandrel deepinv cluster",
     "measuring",
     "training",
     "cli",

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from .. import __version__
 from ..errors import DaglError
 from .console import lose, say
+from .options import with_address
 
 CommandLineError: type[Any] = typer.BadParameter.__bases__[0]
 """An unknown flag or command, a missing or wrong value; Typer has it and does not export it."""
@@ -78,9 +79,9 @@ class ErrorBoundary(TyperGroup):
         with _stdout():
             return super().main(*arguments, **more)
 
-    def make_context(self, *arguments: Any, **more: Any) -> Any:
+    def make_context(self, info_name: str | None, args: list[str], *arguments: Any, **more: Any) -> Any:
         with _mistyped():
-            return super().make_context(*arguments, **more)
+            return super().make_context(info_name, with_address(args), *arguments, **more)
 
     def invoke(self, ctx: Any) -> Any:
         try:

@@ -22,6 +22,8 @@ from ..config import Options as RunOptions
 from .completion import among, formats, models
 
 STDIO = Path("-")
+ADDRESS = re.compile(r"auto|local|[^/\s]+:\d+")
+"""What follows `--ray` and is not taken for a file."""
 
 
 def a_path(text: str) -> Path:
@@ -60,6 +62,22 @@ def a_shard(text: str) -> Shard:
     if not parts or not 1 <= int(parts[1]) <= int(parts[2]):
         raise typer.BadParameter(f"{text} is no part of the files: write I/N, from 1/N to N/N")
     return Shard(int(parts[1]), int(parts[2]))
+
+
+def an_address(text: str) -> str:
+    if not ADDRESS.fullmatch(text):
+        raise typer.BadParameter(f"{text} is no address of a Ray cluster: write HOST:PORT, auto or local")
+    return text
+
+
+def with_address(arguments: list[str]) -> list[str]:
+    """A bare `--ray` gets the address that it stands for; Typer knows no options whose value may be left out."""
+    full = []
+    for argument, following in zip(arguments, [*arguments[1:], ""]):
+        full.append(argument)
+        if argument == "--ray" and (following.startswith("-") or not ADDRESS.fullmatch(following)):
+            full.append("auto")
+    return full
 
 
 def by_environment(context: typer.Context, name: str) -> bool:
@@ -132,8 +150,12 @@ Model = Annotated[
 ]
 Offline = Annotated[bool, typer.Option("--offline", envvar="DAGL_OFFLINE", help="Request nothing from the network.")]
 Device = Annotated[
-    str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", envvar="DAGL_DEVICE", autocompletion=among(DEVICES))
-]
+    str,
+    typer.Option(
+        help="auto, cpu, cuda, cuda:N or mps; cuda:0,1 or all share a folder.", envvar="DAGL_DEVICE",
+        autocompletion=among(DEVICES),
+    ),
+]  # fmt: skip
 Precision = Annotated[
     str,
     typer.Option(help="auto, fp32, bf16 or fp16.", envvar="DAGL_PRECISION", autocompletion=among(PRECISIONS)),
@@ -212,6 +234,13 @@ Sharded = Annotated[
         help="Only the I-th of N parts of the files, by a hash of their names: for job arrays on many machines.",
     ),
 ]  # fmt: skip
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray", parser=an_address, metavar="[ADDRESS]", envvar="DAGL_RAY", show_default=False,
+        help="On the machines of a Ray cluster: HOST:PORT, auto (default: the running one) or local. Needs dagl[ray].",
+    ),
+]  # fmt: skip
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 
 
@@ -252,6 +281,7 @@ class Restoring(Running):
     quiet: Quiet = False
     dry_run: DryRun = False
     shard: Sharded = None
+    ray: Ray = None
 
 
 def flat(command: Callable[..., None]) -> Callable[..., None]:

@@ -6,8 +6,9 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..cluster.places import is_folder, walk
 from ..errors import UsageError
-from ..files import entries, visible
+from ..files import entries
 from .inputs import Filter, expanded
 from .naming import Naming, format_of
 from .options import STDIO, Shard
@@ -39,7 +40,7 @@ class Plan:
         given: the files and folders of the command line.
         """
 
-        above = [path for path in given if os.path.isdir(path)]
+        above = [path for path in given if is_folder(path)]
 
         def mine(path: str | Path) -> bool:
             path = Path(path)
@@ -81,7 +82,7 @@ def plan(
     if not from_list:
         paths, output = split_output(paths, output, overwrite)
         paths = [meant for path in paths for meant in expanded(path)]
-    several = len(paths) > 1 or os.path.isdir(paths[0])
+    several = len(paths) > 1 or is_folder(paths[0])
     check_output(output, several)
     if several and STDIO in paths:
         raise UsageError("- (stdin) cannot be mixed with other inputs")
@@ -94,7 +95,7 @@ def plan(
         if path == STDIO:
             check_whole_name(output or STDIO, naming)
             made.files.append((path, output or STDIO))
-        elif os.path.isdir(path):
+        elif is_folder(path):
             add_folder(made, path, output, naming, only, raws, beside_others=len(paths) > 1)
         elif not only.takes(path):
             made.left_out.setdefault(FILTERED, []).append(str(path))
@@ -102,7 +103,7 @@ def plan(
             made.left_out.setdefault(EARLIER, []).append(str(path))
         elif output is None:
             made.files.append((path, path.with_name(naming.of(path, beside=True))))
-        elif several or os.path.isdir(output) or (output != STDIO and not output.suffix):
+        elif several or is_folder(output) or (output != STDIO and not output.suffix):
             made.files.append((path, output / naming.of(path, beside=False)))
         else:
             check_whole_name(output, naming)
@@ -135,7 +136,7 @@ def check_output(output: Path | None, several: bool) -> None:
 
     if several and output == STDIO:
         raise UsageError("several images cannot go to stdout: give a folder with -o")
-    if several and output and not os.path.isdir(output) and (os.path.lexists(output) or is_readable(output)):
+    if several and output and not is_folder(output) and (os.path.lexists(output) or is_readable(output)):
         raise UsageError(f"{output} is not a folder: the results of several inputs need one")
 
 
@@ -172,11 +173,12 @@ def add_folder(
 def check_targets(files: list[tuple[Path, Path]]) -> None:
     """Raises UsageError where an output is an input, whatever links or mounts lead to it, or the output of another."""
     inputs = {name for source, _ in files if source != STDIO for name in entries(source)}
+    sources = {source for source, _ in files}
     seen: dict[str, Path] = {}
     for source, target in files:
         if target == STDIO:
             continue
-        if any(name in inputs for name in entries(target)) or is_same_name(source, target):
+        if target in sources or any(name in inputs for name in entries(target)) or is_same_name(source, target):
             raise UsageError(
                 f"{target} is an input and is never overwritten: choose another output, --suffix or --name"
             )
@@ -215,7 +217,7 @@ def images_below(
     unreadable: list[OSError] = []
     found = Found()
     earlier: set[Path] = set()
-    for root, names in visible(folder, unreadable.append, os.path.realpath(results)):
+    for root, names in walk(folder, unreadable.append, os.path.realpath(results)):
         here = Path(root)
         original = here.name.removesuffix(naming.suffix)
         made_of = original not in ("", here.name) and (here.parent / original).is_dir()

@@ -6,13 +6,16 @@ import io
 import os
 import shlex
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from .. import __version__
+from ..cluster.places import shown, uri
 from ..config import Options
 from ..errors import DaglError, UsageError
 from .account import Account, Row, counts, row_of, said_left_out, summary
@@ -56,6 +59,8 @@ def run(
     from ..images import NAMES
 
     given = inputs(context, paths, restoring)
+    if (far := next((end for end in (*given, output) if end and uri(end)), None)) and not restoring.ray:
+        raise UsageError(f"{uri(far)} is not on this machine: --ray reads and writes it")
     planned = plan(
         given,
         output,
@@ -69,11 +74,7 @@ def run(
         what = f"no images in this folder ({NAMES})"
         left_out = [said_left_out(why, names) for why, names in planned.left_out.items()]
         raise DaglError("; ".join([f"{given[0]}: {what}", *left_out]))
-    shard = restoring.shard
-    if shard and STDIO in given:
-        if not by_environment(context, "shard"):
-            raise UsageError("--shard deals out files by their names: - (stdin, stdout) has none")
-        shard = None
+    shard, ray = (for_files(context, name, getattr(restoring, name), given) for name in ("shard", "ray"))
     if shard:
         planned = planned.part(shard, given)
     if isinstance(context.obj, Service) and len(planned.files) + len(planned.failures) != 1:
@@ -86,7 +87,7 @@ def run(
         say(f"dagl {__version__}: {shlex.join(sys.argv[1:])}", quiet=True)
         try:
             settings["command"] = as_recorded(context)
-            restore(context.obj, planned, restoring, options, settings, account, gallery)
+            restore(context.obj, planned, restoring, ray, options, settings, account, gallery)
         except (DaglError, KeyboardInterrupt) as stop:
             why = with_flags(str(stop)) or "interrupted"
             say(f"Stopped: {why}", quiet=True)
@@ -186,44 +187,67 @@ def as_recorded(context: typer.Context) -> str:
     return " ".join(words)
 
 
+def for_files(context: typer.Context, name: str, value: Any, paths: list[Path]) -> Any:
+    """The value of a flag that streams cannot go with: it gives way if it is a default, else UsageError."""
+    if value is None or STDIO not in paths:
+        return value
+    if by_environment(context, name):
+        return None
+    raise UsageError(f"--{name} is for files and folders: - (stdin, stdout) is none")
+
+
 def restore(
     service: Service | None,
     planned: Plan,
     restoring: Restoring,
+    ray: str | None,
     options: Options,
     settings: dict[str, Any],
     account: Account,
     gallery: Gallery | None,
 ) -> None:
-    """Restores what was planned, and tells of each file."""
+    """Restores what was planned, and tells of each file. ray: the address of a cluster that does it."""
     from ..restoring.batch import Batch
+    from ..restoring.device import pick_devices
     from ..restoring.file import FileRestorer
+    from ..restoring.sharing import shared
 
-    restorer = FileRestorer(
-        **settings,
-        model=restoring.model,
-        options=options,
-        stream_format=format_of(restoring.format) if restoring.format else None,
-        strip_metadata=restoring.strip_metadata,
-        max_pixels=restoring.max_pixels,
-        pages=restoring.pages,
-        warn=account.note,
-        kept=service.networks if service else None,
-    )
-    batch = Batch(
-        restorer,
-        [opened(source, target) for source, target in planned.files],
-        overwrite=restoring.overwrite,
-        dry_run=restoring.dry_run,
-    )
+    jobs = [opened(source, target) for source, target in planned.files]
+    settings |= {
+        "model": restoring.model,
+        "options": options,
+        "stream_format": format_of(restoring.format) if restoring.format else None,
+        "strip_metadata": restoring.strip_metadata,
+        "max_pixels": restoring.max_pixels,
+        "pages": restoring.pages,
+    }
+    how = restoring.overwrite, restoring.dry_run
+    done: Callable[..., Iterator[tuple[Job, Outcome]]]
+    if ray:
+        from ..cluster.job import ClusterBatch
+
+        done = ClusterBatch(settings, jobs, ray, *how, account.note).run
+    else:
+        more = {"warn": account.note, "kept": service.networks if service else None}
+        devices = pick_devices(options.device)[: max(1, len(jobs))]
+        each = [settings | more | {"options": replace(options, device=device)} for device in devices]
+        done = partial(shared, [Batch(FileRestorer(**its), jobs, *how) for its in each])
     for path, why in planned.failures.items():
         account.add(row_of(path, None, status="failed", note=why))
-    with Progress(batch.jobs, overwrite=restoring.overwrite, quiet=restoring.quiet) as progress:
-        for job, outcome in batch.run(begin=progress.begin, progress=progress.tick):
+    with Progress(jobs, overwrite=restoring.overwrite, quiet=restoring.quiet) as progress:
+        for job, outcome in done(begin=progress.begin, progress=progress.tick):
             account.add(closed(job, outcome))
-            if gallery and outcome.status != "failed" and isinstance(job.source, Path) and isinstance(job.target, Path):
+            if (
+                gallery
+                and outcome.status != "failed"
+                and isinstance(job.source, Path)
+                and isinstance(job.target, Path)
+                and not (uri(job.source) or uri(job.target))
+            ):
                 gallery.add(job.source, job.target)
             progress.end(skipped=outcome.status == "skipped")
+    order = {shown(source): number for number, (source, _) in enumerate(planned.files)}
+    account.rows.sort(key=lambda row: order.get(row["input"], -1))  # several workers end in another order
 
 
 def opened(source: Path, target: Path) -> Job:
@@ -233,7 +257,7 @@ def opened(source: Path, target: Path) -> Job:
     return Job(
         source=sys.stdin.buffer if source == STDIO else source,
         target=io.BytesIO() if target == STDIO else target,
-        name="stdin" if source == STDIO else str(source),
+        name="stdin" if source == STDIO else shown(source),
     )
 
 
@@ -242,5 +266,5 @@ def closed(job: Job, outcome: Outcome) -> Row:
     if isinstance(job.target, io.BytesIO):
         sys.stdout.buffer.write(job.target.getbuffer())
         sys.stdout.buffer.flush()
-    source, target = (str(end) if isinstance(end, Path) else str(STDIO) for end in (job.source, job.target))
+    source, target = (shown(end) if isinstance(end, Path) else str(STDIO) for end in (job.source, job.target))
     return row_of(source, target, **vars(outcome))

@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .attention import SOFTMAX_SCALE, edge_weights, overlaps
+from .fused import fused, usable
 
 
 def meetings(patch: int, stride: int) -> list[tuple[range, range]]:
@@ -53,8 +54,11 @@ def streaming(
 
     With gradients, similarities and weights are kept for the backward pass when those of all chunks take at most
     `keep` bytes, and are computed again there otherwise. Similarities have the dtype of gamma (float32 under autocast
-    too), the sums over values that of v.
+    too), the sums over values that of v. On GPUs and without gradients a Triton kernel does it, where there is one.
     """
+    needs_gradients = torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, gamma, beta))
+    if not needs_gradients and usable(v, graph):
+        return fused(q, k, v, gamma, beta, patch=patch, stride=stride, key_stride=key_stride)
     *batch, _, height, width = v.shape
     down, across = -(-height // stride), -(-width // stride)
     q, gamma, beta = (t.reshape(-1, down, across, *t.shape[3:]) for t in (q, gamma, beta))
@@ -69,7 +73,7 @@ def streaming(
         for top in range(0, down, rows) for left in range(0, across, columns)
     ]  # fmt: skip
     chunks = [(slice(head, head + heads), block) for head in range(0, len(q), heads) for block in blocks]
-    if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, gamma, beta)):
+    if needs_gradients:
         kept = 2 * q[..., 0].numel() * one <= keep
         out: Tensor = _Streaming.apply(q, k, v, gamma, beta, graph, chunks, kept)
     else:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import DaglError, ImageError, UsageError, WeightsError, one_line
-from ..files import Entry, claimed, clean, entries
+from ..files import Entry, claimed, clean, entries, version
 from .file import FileRestorer, make_folder
 from .picture import Outcome
 from .tiling import Tick
@@ -50,23 +51,27 @@ class Batch:
     _cleaned: set[Path] = field(default_factory=set, init=False)
 
     def run(
-        self, begin: Callable[[Job], None] = lambda job: None, progress: Tick | None = None
+        self,
+        begin: Callable[[Job], None] = lambda job: None,
+        progress: Tick | None = None,
+        dealt: Iterable[Job] | None = None,
     ) -> Iterator[tuple[Job, Outcome]]:
         """Each job and what became of it, one after the other.
 
-        begin: called with a job before it is begun. progress: as for `FileRestorer`.
+        begin: called with a job before it is begun. progress: as for `FileRestorer`. dealt: those of the jobs that
+        this batch is to do, where several share them.
         Raises UsageError or WeightsError for what no file can be restored with.
         """
         for job in self.jobs:
             if isinstance(job.source, Path):
                 self._inputs.update(entries(job.source))
             if isinstance(job.target, Path) and self.overwrite:
-                self._before[job.target] = _version(job.target)
+                self._before[job.target] = version(job.target)
         try:
-            for job in self.jobs:
+            for job in self.jobs if dealt is None else dealt:
                 begin(job)
                 start = time.perf_counter()
-                outcome = self._caught(job, progress)
+                outcome = caught(job.name, partial(self._job, job, progress))
                 if outcome.status != "skipped" and not self.dry_run:
                     outcome.seconds = round(time.perf_counter() - start, 3)
                 yield job, outcome
@@ -74,19 +79,6 @@ class Batch:
             for folder in reversed(self._folders):
                 with suppress(OSError):  # nothing came of it
                     folder.rmdir()
-
-    def _caught(self, job: Job, progress: Tick | None) -> Outcome:
-        """An error of this file is its outcome; those of flags and weights concern all."""
-        try:
-            return self._job(job, progress)
-        except (UsageError, WeightsError):
-            raise
-        except ImageError as error:  # names the file
-            return Outcome("failed", note=str(error))
-        except DaglError as error:
-            return Outcome("failed", note=f"{job.name}: {error}")
-        except Exception as error:  # a mistake of ours: it must not cost the other files
-            return Outcome("failed", note=f"{job.name}: {type(error).__name__}: {one_line(error)}: please report this")
 
     def _job(self, job: Job, progress: Tick | None) -> Outcome:
         target = job.target
@@ -100,7 +92,7 @@ class Batch:
         with self._claimed(target) as mine:
             if not mine:
                 return Outcome("skipped", note="another run is making it")
-            if os.path.lexists(target) and not (self.overwrite and _version(target) == self._before[target]):
+            if os.path.lexists(target) and not (self.overwrite and version(target) == self._before[target]):
                 return Outcome("skipped", note=MEANWHILE)
             try:
                 return self.restorer(
@@ -134,10 +126,15 @@ class Batch:
             yield mine
 
 
-def _version(path: Path) -> tuple[int, int] | None:
-    """What changes when a file is replaced; None: it is not there."""
+def caught(name: str, make: Callable[[], Outcome]) -> Outcome:
+    """An error of one file is its outcome. Raises UsageError or WeightsError, which concern all."""
     try:
-        status = os.lstat(path)
-    except OSError:
-        return None
-    return status.st_ino, status.st_mtime_ns
+        return make()
+    except (UsageError, WeightsError):
+        raise
+    except ImageError as error:  # names the file
+        return Outcome("failed", note=str(error))
+    except DaglError as error:
+        return Outcome("failed", note=f"{name}: {error}")
+    except Exception as error:  # a mistake of ours: it must not cost the other files
+        return Outcome("failed", note=f"{name}: {type(error).__name__}: {one_line(error)}: please report this")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,9 +29,21 @@ from ..errors import DaglError, UsageError, unknown
 from ..nn.model import DAGL
 from ..store import weights
 from . import tiling
-from .device import DTYPES, bfloat16_is_faster, is_out_of_memory, pick_device, pick_dtype
+from .device import (
+    DTYPES,
+    MOST_AT_ONCE,
+    bfloat16_is_faster,
+    full,
+    is_out_of_memory,
+    memory_of,
+    pick_device,
+    pick_dtype,
+    sent,
+)
 from .tiling import Tick
 
+COMPILING = 40.0
+"""Seconds that compiling a network takes, about."""
 Warn = Callable[[str], None]
 """Called with one line that the user should know of."""
 HALF_LEVEL = 0.5 / 255
@@ -62,7 +78,18 @@ class Restorer:
         check_options(self.config, options)
         self.tile, self.overlap = first_tile(self.config, options)
         self.device = pick_device(options.device)
-        self.model = model.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.device.type == "cpu" and options.device == "auto" and torch.cuda.is_available():
+            warn("the GPU has no free memory, other programs have it: going on with `device` cpu")
+        try:
+            self.model = model.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        except RuntimeError as error:
+            if self.device.type == "cpu" or not is_out_of_memory(error):
+                raise
+            raise full(self.device) from None
+        self.memory = memory_of(self.device)
+        self.most = MOST_AT_ONCE
+        self._one: dict[tuple[int, ...], int] = {}
+        self.forward = Forward(self.model)
         self._serves: bool | None = None
         """Whether bfloat16 does on the CPU, once it was tried."""
 
@@ -125,12 +152,21 @@ class Restorer:
     def _run(self, batch: Tensor, sigma: float | None, dtype: torch.dtype) -> Tensor:
         """sigma: None where the model takes none, and where the last channel of the batch is the level."""
         self.model.to(self.device)  # where another restorer of the same network ran out of memory, it is elsewhere
-        batch = batch.to(self.device, memory_format=torch.channels_last)
+        batch = sent(batch, self.device)
         level: float | Tensor | None = sigma
         if self.config.noise_map and sigma is None:
             batch, level = batch[:, :-1], batch[:, -1:]
         with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-            return self.model(batch, level).float()
+            return self.forward(batch, level).float()
+
+    def at_once(self, run: tiling.Network, x: Tensor, side: int) -> int:
+        """How many tiles of at most `side` pixels: as many as free memory holds, by what one of them takes."""
+        if self.memory is None:
+            return 1
+        one = x[:, :side, :side]
+        if one.shape not in self._one:
+            self._one[one.shape] = max(1, self.memory.taken_by(lambda: run(one[None])))
+        return max(1, min(self.most, int(0.8 * self.memory.free()) // self._one[one.shape]))
 
     def dtype(self, depth: int = 16, side: int = NARROW) -> torch.dtype:
         """What the network computes in; weights and results stay float32.
@@ -165,17 +201,30 @@ class Restorer:
 
     def _tiled(self, run: tiling.Network, x: Tensor, progress: Tick | None) -> Tensor:
         while True:
+            batch = 1
             try:
                 if self.options.tiling == "whole":
                     return tiling.whole(run, x, progress=progress)
+                margin = 12 if is_of_mosaics(self.config.task) else 24
+                batch = self.at_once(run, x, 100 if self.options.tiling == "chop" else self.tile)
+                start = time.perf_counter()
                 if self.options.tiling == "chop":
-                    return tiling.chop(run, x, margin=12 if is_of_mosaics(self.config.task) else 24, progress=progress)
-                overlap = min(self.overlap, self.tile // 2)
-                return tiling.overlap_blend(run, x, self.tile, overlap, self.config.multiple, progress=progress)
+                    restored = tiling.chop(run, x, margin=margin, batch=batch, progress=progress)
+                else:
+                    overlap, multiple = min(self.overlap, self.tile // 2), self.config.multiple
+                    restored = tiling.overlap_blend(
+                        run, x, self.tile, overlap, multiple, batch=batch, progress=progress
+                    )
+                if self.device.type == "cuda":
+                    self.forward.worked(time.perf_counter() - start)
+                return restored
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-            self._need_less_memory()
+            if batch > 1:
+                self.most = batch // 2
+            else:
+                self._need_less_memory()
 
     def _need_less_memory(self) -> None:
         """Smaller tiles, or else the CPU. Raises DaglError when there is nothing left to try."""
@@ -187,12 +236,48 @@ class Restorer:
             self.tile = max(SMALLEST_TILE, self.tile // 2)
             self.warn(f"out of memory on {self.device}: trying again with `tile` {self.tile}")
         elif self.device.type != "cpu":
-            self.device = torch.device("cpu")
+            self.device, self.memory = torch.device("cpu"), None
             self.model = self.model.to("cpu")
+            self.forward = Forward(self.model)
             self.tile, _ = first_tile(self.config, self.options)
             self.warn("out of memory even with small tiles: going on with `device` cpu")
         else:
             raise DaglError("out of memory with the smallest tiles on the CPU: close other programs")
+
+
+class Forward:
+    """A network, and its compiled form once that pays: as much time was spent without it as compiling takes.
+
+    So no more than twice the least possible time is spent, whatever follows. Only the most frequent shape is compiled.
+
+    compile: as `torch.compile`.
+    """
+
+    def __init__(self, model: DAGL, compile: Callable[[DAGL], Any] = partial(torch.compile, dynamic=False)) -> None:
+        self.model, self._compile = model, compile
+        self._shapes = Counter[torch.Size]()
+        self._seconds = 0.0
+        self._compiled: tuple[torch.Size, Any] | None = None
+        self._fails = False
+
+    def __call__(self, batch: Tensor, sigma: float | Tensor | None) -> Tensor:
+        self._shapes[batch.shape] += 1
+        if self._compiled and self._compiled[0] == batch.shape:
+            # a number would be compiled in
+            level = batch.new_full((len(batch),), sigma) if isinstance(sigma, (int, float)) else sigma
+            try:
+                return self._compiled[1](batch, level)
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise
+                self._compiled, self._fails = None, True  # no C compiler, or a GPU that it does not know
+        return self.model(batch, sigma)
+
+    def worked(self, seconds: float) -> None:
+        """Tells how long some batches took."""
+        self._seconds += seconds
+        if self._seconds > COMPILING and not self._compiled and not self._fails:
+            self._compiled = self._shapes.most_common(1)[0][0], self._compile(self.model)
 
 
 def blended(x: Tensor, restored: Tensor, options: Options) -> Tensor:

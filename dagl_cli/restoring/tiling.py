@@ -11,12 +11,15 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise, product
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from ..errors import UsageError
+from .device import fetched
 
+T = TypeVar("T")
 Network = Callable[[Tensor], Tensor]
 Tick = Callable[[int, int], None]
 """Called with (pieces done, pieces in all) after every batch."""
@@ -62,7 +65,7 @@ def overlap_blend(
     `multiple` - 1 pixels shorter. Weights are raised cosines over the overlaps and sum to 1 at every pixel.
 
     batch: how many tiles of equal size the network gets at once.
-    Memory: the result and one batch; the weights are separable and known beforehand, so there is no weight canvas.
+    Memory: the result and two batches; the weights are separable and known beforehand, so there is no weight canvas.
     Raises UsageError if tile, overlap and multiple leave no step.
     """
     rows = _blend_spans(image.shape[-2], tile, overlap, multiple)
@@ -147,10 +150,14 @@ def _stitch(
         raise UsageError(f"a batch of {batch} tiles is none: use at least 1")
     canvas: Tensor | None = None
     done, total = 0, len(rows) * len(columns)
-    for group in _batches(product(rows, columns), batch):
-        pieces = torch.stack([image[:, r.start : r.stop, c.start : c.stop] for r, c in group])  # (B, C_in, h, w)
-        restored = restore(pieces.to(device) if device is not None else pieces)
-        restored = restored.detach().to("cpu", image.dtype)  # (B, C_out, h, w)
+
+    def begun() -> Iterator[tuple[list[tuple[Span, Span]], Callable[[], Tensor]]]:
+        for group in _batches(product(rows, columns), batch):
+            pieces = torch.stack([image[:, r.start : r.stop, c.start : c.stop] for r, c in group])  # (B, C_in, h, w)
+            yield group, fetched(restore(pieces.to(device) if device is not None else pieces).detach(), image.dtype)
+
+    for group, wait in one_ahead(begun()):
+        restored = wait()  # (B, C_out, h, w)
         if canvas is None:
             canvas = torch.zeros(restored.shape[1], *image.shape[-2:], dtype=image.dtype)
         for y, (r, c) in zip(restored, group):
@@ -162,6 +169,16 @@ def _stitch(
             progress(done, total)
     assert canvas is not None
     return canvas
+
+
+def one_ahead(items: Iterable[T]) -> Iterator[T]:
+    """Each item once the one behind it is begun: a device works at that one meanwhile."""
+    items = iter(items)
+    before = next(items)
+    for item in items:
+        yield before
+        before = item
+    yield before
 
 
 def _batches(pieces: Iterable[tuple[Span, Span]], batch: int) -> Iterator[list[tuple[Span, Span]]]:

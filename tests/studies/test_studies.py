@@ -44,6 +44,12 @@ def test_speed_runs(arguments: list[object], row: str) -> None:
     assert row in run("speed.py", *arguments)
 
 
+def test_gpu_runs_on_a_cpu() -> None:
+    printed = run("gpu.py", "--device", "cpu", "--sizes", 24, "--crops", 1, "--repeat", 1)
+    assert "| fp32, kernel | " in printed
+    assert all(f"| {name} | " in printed for name in ("ours, paper, fp32, torch", "at most 16", "bf16"))
+
+
 def test_pictures(tmp_path: Path) -> None:
     """The README's figures come out again."""
     printed = run("pictures.py", "-o", tmp_path)

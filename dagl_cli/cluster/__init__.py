@@ -1,0 +1,1 @@
+"""One folder restored by many machines, with Ray."""
