@@ -16,7 +16,7 @@ import numpy as np
 
 from .. import images
 from ..errors import ImageError
-from ..images import Image
+from ..images import Image, xmp
 from ..images.silence import silent
 from . import planes
 from .sequence import Frame, Writer
@@ -32,6 +32,8 @@ _LOSSLESS = {"ffv1", "huffyuv", "ffvhuff", "utvideo", "rawvideo", "png", "qtrle"
 """Codecs whose videos stay lossless in .mkv."""
 _NOT_KEPT = {"major_brand", "minor_version", "compatible_brands", "encoder", "DURATION"}
 """Metadata of the file that is read, not of what it shows."""
+_COMMENT = "comment"
+"""The metadata that every container holds, where a video says how it was made."""
 _FULL = 2
 """FFmpeg's color_range: all levels are used; 1 are 16 to 235."""
 
@@ -125,9 +127,11 @@ class VideoWriter(Writer):
         self._planes: list[np.ndarray] = []
         self._first = self._end = Fraction(0)
         self._number = 0
+        self._record: dict[str, str] = {}
 
     def add(self, frame: Frame, picture: Image) -> None:
         given = frame.own
+        self._record = self._record or picture.record
         if self._video.split:
             self._planes.append(picture.pixels)
             if len(self._planes) < len(planes.GAINS):
@@ -204,7 +208,7 @@ class VideoWriter(Writer):
         self._first = self._seconds(given)
         self._copy_others(source, stream)
         if not self._strip:
-            self._out.metadata.update({k: v for k, v in source.metadata.items() if k not in _NOT_KEPT})
+            self._out.metadata.update(_described(source.metadata, self._record))
         self._say(given, stream, video)
 
     def _copy_others(self, source: Any, stream: Any) -> None:
@@ -270,3 +274,14 @@ class VideoWriter(Writer):
             self._out.mux(packet)
         self._video.others[:] = waiting
         self._out.mux(packets)
+
+
+def _described(metadata: dict[str, str], record: dict[str, str]) -> dict[str, str]:
+    """What a video says of itself, with how it was made below its comment, in place of an earlier such record."""
+    kept = {name: text for name, text in metadata.items() if name not in _NOT_KEPT}
+    cleaned = {name: xmp.without_record(text.encode()).decode().rstrip() for name, text in kept.items()}
+    found = {name: text for name, text in cleaned.items() if text or not kept[name]}
+    if record:
+        name = next((name for name in found if name.lower() == _COMMENT), _COMMENT)
+        found[name] = "\n".join(filter(None, [found.get(name, ""), xmp.element(record).decode()]))
+    return found

@@ -11,12 +11,16 @@ import PIL.Image
 
 from .. import images
 from ..errors import ImageError
-from ..images import Image, Metadata
+from ..images import Image, Metadata, xmp
 from . import sequence
 from .sequence import Frame, Header
 
 _CONTROL = 0xF9
 """The label of the block that tells a frame's time and its transparent colour."""
+_XMP = b"!\xff\x0bXMP DataXMP"
+"""How the block begins that holds an XMP packet as it is (XMP specification, part 3, section 1.1.2) ..."""
+_XMP_END = bytes([1, *range(255, -1, -1), 0])
+"""... and ends: wherever in the packet a reader of blocks lands, these lengths lead it to the last byte."""
 _COLOURS = 255
 """And one more, which is transparent."""
 
@@ -26,9 +30,10 @@ def header(data: memoryview) -> Header:
     if len(data) < 13:
         raise ImageError("it is truncated: get a complete copy of it")
     width, height, flags = struct.unpack_from("<HHB", data, 6)
-    position, frames, whole, alpha = 13 + _table(flags), 0, False, False
+    position, frames, whole, alpha, metadata = 13 + _table(flags), 0, False, False, Metadata()
     try:
         while data[position] in b"!,":
+            start = position
             picture = data[position] == ord(",")
             if picture and not frames:  # what it does not cover cannot be seen
                 alpha |= struct.unpack_from("<4H", data, position + 1) != (0, 0, width, height)
@@ -38,12 +43,13 @@ def header(data: memoryview) -> Header:
                 position += 1 + data[position]
             position += 1
             frames += picture
+            if data[start : start + len(_XMP)] == _XMP and data[position - len(_XMP_END) : position] == _XMP_END:
+                metadata.xmp = bytes(data[start + len(_XMP) : position - len(_XMP_END)])
         whole = data[position] == ord(";")
     except (IndexError, struct.error):  # its end
         pass
-    return Header(
-        width, height, frames, whole, "RGBA" if alpha else "RGB", Metadata(), readable=bytes(data) if not whole else b""
-    )
+    readable = b"" if whole else bytes(data)
+    return Header(width, height, frames, whole, "RGBA" if alpha else "RGB", metadata, readable=readable)
 
 
 def _table(flags: int) -> int:
@@ -60,24 +66,32 @@ class Writer(sequence.Writer):
     """Each frame is a GIF by Pillow, of which the blocks are taken: its own colours and its transparent pixels."""
 
     def __init__(self, file: BinaryIO, about: Header, plays: int, strip_metadata: bool) -> None:
-        self._file, self._alpha, self._plays = file, about.mode == "RGBA", plays
+        self._file, self._alpha, self._plays, self._strip = file, about.mode == "RGBA", plays, strip_metadata
         self._begun = False
 
     def add(self, frame: Frame, picture: Image) -> None:
         levels = images.levels(picture)
         if not self._begun:
-            self._begin(levels.shape[1], levels.shape[0])
+            self._begin(levels.shape[1], levels.shape[0], None if self._strip else _packet(picture))
         self._file.write(_blocks(levels, frame.own, self._alpha))
 
-    def _begin(self, width: int, height: int) -> None:
+    def _begin(self, width: int, height: int, packet: bytes | None) -> None:
         self._begun = True
         self._file.write(b"GIF89a" + struct.pack("<HHBBB", width, height, 0x70, 0, 0))
         if self._plays != 1:
             again = min(max(0, self._plays - 1), 65535)
             self._file.write(b"!\xff\x0bNETSCAPE2.0\x03\x01" + struct.pack("<H", again) + b"\0")
+        if packet:
+            self._file.write(_XMP + packet + _XMP_END)
 
     def finish(self) -> None:
         self._file.write(b";")
+
+
+def _packet(picture: Image) -> bytes | None:
+    """Its XMP, with how dagl made it. None: it has none, or one with null bytes, which GIF cannot hold."""
+    packet = xmp.with_record(picture.xmp, picture.record) if picture.record else picture.xmp
+    return packet if packet and 0 not in packet else None
 
 
 def _blocks(levels: np.ndarray, shown: float, alpha: bool) -> bytes:

@@ -236,6 +236,8 @@ class StackWriter(Writer):
         self._big = stack.size() > _LONGEST_CLASSIC
         self._directories: list[exif.Directory] = []
         self._channels: list[np.ndarray] = []
+        self._about: Image | None = None
+        """The channel whose metadata become the page's: the first one, or the one with how the file was made."""
         mark = {"<": b"II", ">": b"MM"}[self._order]
         file.write(
             mark
@@ -248,11 +250,14 @@ class StackWriter(Writer):
         if channels > 1:
             if levels.shape[2] > 1:
                 raise ImageError("its channels are pictures of their own, and none is a mosaic")
+            if not self._channels or picture.record:
+                self._about = picture
             self._channels.append(levels)
             if len(self._channels) < channels:
                 return
             levels = np.concatenate(self._channels, -1)
             self._channels = []
+            picture = self._about or picture
         notes: list[str] = []
         page = exif.Tiff.of(images.encoded(picture, "TIFF", self._strip, notes, levels))
         assert page is not None

@@ -31,7 +31,9 @@ OTHERWISE = ".mkv"
 _NEARER = 48
 """Frames that are decoded at most to come from a place that can be sought to a sample."""
 _MISSING = 0.25
-"""Seconds: a video that ends so much before its header says is truncated."""
+"""Seconds: a video that ends so much before its header says is truncated; a short one, if a tenth of it is missing,"""
+_LEAST_MISSING = 2
+"""but no fewer frames than these: some containers do not tell how long the last one is shown."""
 
 
 def is_available() -> bool:
@@ -135,7 +137,7 @@ class Video(Sequence):
         if not number:
             raise ImageError(f"cannot read {self.name}: it has no frame that can be decoded: get an intact copy of it")
         if self._pages is None:
-            _check_end(container, max(ends.values()), self.name)
+            _check_end(container, max(ends.values()), number, self.name)
         else:
             with images.read_errors(self.name):
                 self._pages.check(number, self.words)
@@ -210,10 +212,11 @@ def _decoded(
             yield frame
 
 
-def _check_end(container: Any, end: float, name: str) -> None:
-    """Raises ImageError where the header promises more than there was."""
+def _check_end(container: Any, end: float, count: int, name: str) -> None:
+    """Raises ImageError where the header promises more than there was: so many frames, up to this time."""
     start = (container.start_time or 0) / 1e6
     promised = (container.duration or 0) / 1e6
-    if promised > end - start + _MISSING:
+    least = _LEAST_MISSING * (end - start) / (count - 1) if count > 1 else _MISSING
+    if promised > end - start + min(_MISSING, max(promised / 10, least)):
         ends = f"it ends after {end - start:.1f} of {promised:.1f} seconds"
         raise ImageError(f"cannot read all of {name}: {ends}: get a complete copy of it")

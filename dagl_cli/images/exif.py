@@ -116,6 +116,8 @@ class Tiff:
     def directory(self, position: int, tags: Iterable[int] = (), names: dict[int, str] = TAGS) -> Directory:
         """The entries of a directory by tag, those of `tags` or all. What cannot be read is added to `lost`.
 
+        Of a tag that is there twice the first entry counts, as for libtiff.
+
         Raises struct.error if there is no directory.
         """
         directory = {}
@@ -126,7 +128,7 @@ class Tiff:
                 self.lost.append("those behind its end")
                 break
             tag, kind, count = struct.unpack_from(self.order + ("HHQ" if self.big else "HHI"), self.data, entry)
-            if not count or (tags and tag not in tags):
+            if not count or tag in directory or (tags and tag not in tags):
                 continue
             length = count * struct.calcsize("<" + _KINDS.get(kind, ""))
             place = entry + size - inside

@@ -35,6 +35,8 @@ class Format:
     """Floats are proportional to light."""
     alpha: bool = True
     gray: bool = True
+    also: tuple[str, ...] = ()
+    """Endings that files are read under, whose results have the usual one."""
     pages: bool = False
     """Its files of several pictures are restored picture by picture (`frames`); those of others are refused."""
     longest_side: int = 2**31 - 1
@@ -52,7 +54,7 @@ _ALL = frozenset({"icc", "exif", "xmp", "resolution"})
 FORMATS = {
     "PNG": Format(
         (".png",), (b"\x89PNG\r\n\x1a\n",), png.decode, png.encode, _ALL | {"png_text", "png_colours"}, depths=(8, 16),
-        pages=True,
+        also=(".apng",), pages=True,
     ),
     "JPEG": Format(
         (".jpg", ".jpeg", ".jpe", ".jfif", ".jif"), (b"\xff\xd8\xff",), jpeg.decode, jpeg.encode,
@@ -60,7 +62,7 @@ FORMATS = {
     ),
     "TIFF": Format(
         (".tif", ".tiff"), (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), tiff.decode, tiff.encode, _ALL | {"tiff"},
-        depths=(8, 16), floats=(16, 32), pages=True,
+        depths=(8, 16), floats=(16, 32), also=(".tf2", ".tf8", ".btf"), pages=True,
     ),
     "BMP": Format((".bmp", ".dib"), (b"BM", *bmp.DIB), bmp.decode, bmp.encode, frozenset({"resolution"}), alpha=False),
     "WEBP": Format(
@@ -68,10 +70,11 @@ FORMATS = {
     ),
     "JPEG2000": Format(
         (".jp2",), (jpeg2000.START, jpeg2000.CODESTREAM), jpeg2000.decode, jpeg2000.encode, _ALL, depths=(8, 16),
+        also=(".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
     ),
     "PNM": Format(
         (".pnm", ".ppm", ".pgm"), tuple(b"P%d" % number for number in range(1, 7)), pnm.decode, pnm.encode,
-        frozenset({"header_lines", "record"}), depths=(8, 16), alpha=False,
+        frozenset({"header_lines", "record"}), depths=(8, 16), alpha=False, also=(".pbm",),
     ),
     "AVIF": Format(
         (".avif",), (b"....ftypavif", b"....ftypavis"), avif.decode, avif.encode, _ALL, gray=False, longest_side=16384,
@@ -99,7 +102,7 @@ SUFFIXES = {suffix: name for name, format in FORMATS.items() if format.encode fo
 """What `write` makes of a file name (in lower case). `read` looks at the content instead."""
 INSTEAD = "PNG"
 """What pictures become whose format is only read."""
-_READ = {suffix for format in FORMATS.values() for suffix in format.suffixes}
+_READ = {suffix: name for name, format in FORMATS.items() for suffix in (*format.suffixes, *format.also)}
 NAMES = "PNG, JPEG, TIFF, BMP, WebP, PNM, AVIF, JPEG 2000, JPEG XL, EXR, HDR, PFM or HEIF"
 """For messages."""
 _UNREAD = {b"GIF8": "GIF"}
@@ -112,8 +115,11 @@ def is_image_path(path: Path | str) -> bool:
 
 
 def result_suffix(path: Path) -> str:
-    """The ending of a result where the user gives none: the image's own, unless its format is only read."""
-    return FORMATS[INSTEAD].suffixes[0] if path.suffix.lower() in _READ - SUFFIXES.keys() else path.suffix
+    """The ending of a result where the user gives none: the image's own, unless files are only read under it."""
+    format = FORMATS.get(_READ.get(path.suffix.lower(), ""))
+    if format is None or path.suffix.lower() in SUFFIXES:
+        return path.suffix
+    return (format if format.encode else FORMATS[INSTEAD]).suffixes[0]
 
 
 def format_of(head: bytes) -> str:

@@ -74,9 +74,11 @@ def load(stream: BinaryIO, *, name: str, max_pixels: int = MAX_PIXELS) -> bytes:
         return _load_stream(stream, 8 * max_pixels + _MOST_BESIDE_PIXELS, also=(b"GIF8",))[1]
 
 
-def record(path: Path | str) -> dict[str, str]:
+def record(source: Path | str | bytes) -> dict[str, str]:
     """How dagl made a file, as far as its XMP says so (`xmp.with_record`), near its beginning or end; else empty."""
-    with suppress(OSError), open(path, "rb") as file:
+    if isinstance(source, bytes):
+        return xmp.record(source[:_NEAR]) or xmp.record(source[-_NEAR:])
+    with suppress(OSError), open(source, "rb") as file:
         head = file.read(_NEAR)
         file.seek(max(len(head), file.seek(0, os.SEEK_END) - _NEAR))
         return xmp.record(head) or xmp.record(file.read(_NEAR))

@@ -63,7 +63,7 @@ def with_record(packet: bytes | None, values: dict[str, str]) -> bytes:
     record = element(values)
     if packet is None:
         return _PACKET % record
-    packet = _RECORD.sub(b"", packet)
+    packet = without_record(packet)
     end = packet.rfind(b"</rdf:RDF>")
     return packet if end < 0 else packet[:end] + record + packet[end:]
 
@@ -72,6 +72,11 @@ def element(values: dict[str, str]) -> bytes:
     """How dagl made a picture, in one line, which formats without XMP hold as a text."""
     properties = "".join(f' dagl:{name}="{html.escape(value).translate(LINE)}"' for name, value in values.items())
     return f'<rdf:Description rdf:about="" xmlns:dagl="{_OURS}"{properties}/>'.encode()
+
+
+def without_record(text: bytes) -> bytes:
+    """Without every `element`."""
+    return _RECORD.sub(b"", text)
 
 
 def record(data: bytes) -> dict[str, str]:

@@ -70,7 +70,9 @@ class FileRestorer(PictureRestorer):
         """
         with _told_of_memory(), self._frames(source, name) as (source, sequence):
             if sequence:
-                return self._sequence(sequence, target, overwrite, inputs, progress)
+                outcome = self._sequence(sequence, target, overwrite, inputs, progress)
+                outcome.note = "; ".join(filter(None, [outcome.note, _before(images.record(source))])) or None
+                return outcome
             case = self._read(source, name)
             if self.task != "restore":  # what no file can be restored with ends the batch, before anything is written
                 self.restorer(case.pixels.shape[-1])

@@ -33,6 +33,8 @@ class Tally:
     """Of stacks, whose pages may be several frames."""
     last: int = 0
     models: dict[str, None] = field(default_factory=dict)
+    digests: dict[str, None] = field(default_factory=dict)
+    precisions: dict[str, None] = field(default_factory=dict)
     levels: list[float] = field(default_factory=list)
     qualities: list[int] = field(default_factory=list)
     notes: dict[str, None] = field(default_factory=dict)
@@ -43,8 +45,10 @@ class Tally:
         self.restored += outcome.status == "restored"
         self.pages += frame.number != self.last
         self.last = frame.number
-        if outcome.model:
-            self.models[outcome.model] = None
+        told = ((self.models, outcome.model), (self.digests, outcome.digest), (self.precisions, outcome.precision))
+        for names, name in told:
+            if name:
+                names[name] = None
         if outcome.sigma is not None and leading:
             self.levels.append(outcome.sigma)
         if outcome.quality is not None:
@@ -68,6 +72,8 @@ class Tally:
             sigma=statistics.median(self.levels) if self.levels else None,
             quality=round(statistics.median(self.qualities)) if self.qualities else None,
             model=", ".join(self.models) or None,
+            digest=", ".join(self.digests) or None,
+            precision=", ".join(self.precisions) or None,
             note="; ".join(said),
         )
 
@@ -88,7 +94,7 @@ def restore_frames(
 
     target: as for `FileRestorer`. suffix: what the name of such a file ends in. One frame alone may become a picture of
     any format. A sequence that needs nothing is copied byte for byte where that is possible.
-    recorded: the first frame with how it was made. progress: called with frames.
+    recorded: the first frame that is restored, with how it was made. progress: called with frames.
     Raises ImageError, also where the first frame is damaged already.
     """
     check_target(sequence, target, suffix)
@@ -113,7 +119,7 @@ def restore_frames(
             for frame in _to_the_fault(sequence, faults):
                 case = replace(case_of(frame.picture, restorer.task, restorer.pattern), gain=frame.gain)
                 outcome, picture = restorer.treated(case, found=found[frame.group])
-                if not tally.frames and outcome.status == "restored":
+                if not tally.restored and outcome.status == "restored":
                     picture = recorded(picture, outcome)
                 with images.write_errors(target):
                     writer.add(frame, picture)

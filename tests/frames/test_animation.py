@@ -11,6 +11,8 @@ import PIL.Image
 import pytest
 from helpers import SHIFT, dagl, refused, tree
 
+from dagl_cli import images
+
 pytestmark = pytest.mark.usefixtures("one_thread", "here")
 
 DURATIONS = [40, 100, 1000, 70]
@@ -124,6 +126,36 @@ def test_metadata_is_kept_and_stripped() -> None:
             assert file.getexif()[315] == "somebody"
         with PIL.Image.open(f"bare{suffix}") as file:
             assert not file.getexif()
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png"])
+def test_a_result_says_how_it_was_made(suffix: str) -> None:
+    saved(f"in{suffix}", drawn())
+    dagl("denoise", "--sigma", 25, f"in{suffix}", f"out{suffix}")
+    assert images.record(f"out{suffix}")["command"] == "dagl denoise --sigma 25"
+    _, stderr = dagl("denoise", "--sigma", 15, f"out{suffix}", f"again{suffix}")
+    assert "dagl has restored it before (dagl denoise --sigma 25)" in stderr
+    assert images.record(f"again{suffix}")["sigma"] == "15"
+    assert Path(f"again{suffix}").read_bytes().count(b"urn:dagl:restored") == 1
+    _, stderr = dagl("denoise", "--sigma", 25, f"in{suffix}", f"again{suffix}")
+    assert "skipped (the output exists: --overwrite replaces it; it was made with --sigma 15)" in stderr
+    dagl("denoise", "--sigma", 25, "--strip-metadata", f"out{suffix}", f"bare{suffix}")
+    assert images.record(f"bare{suffix}") == {}
+    assert times(f"again{suffix}") == times(f"in{suffix}")
+
+
+def test_the_xmp_of_a_gif_is_kept() -> None:
+    saved("in.gif", drawn())
+    packet = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF>caf\xc3\xa9</rdf:RDF></x:xmpmeta>'
+    block = b"!\xff\x0bXMP DataXMP" + packet + bytes([1, *range(255, -1, -1), 0])
+    data = Path("in.gif").read_bytes()
+    start = data.index(b"!\xff\x0bNETSCAPE")
+    Path("in.gif").write_bytes(data[:start] + block + data[start:])
+    dagl("denoise", "--sigma", 25, "in.gif", "out.gif")
+    found = Path("out.gif").read_bytes()
+    assert packet.partition(b"</rdf")[0] in found
+    assert images.record("out.gif")
+    assert len(shown("out.gif")) == 4
 
 
 def test_pages_and_stills() -> None:

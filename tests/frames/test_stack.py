@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import struct
 from pathlib import Path
@@ -144,7 +145,20 @@ def test_channels_are_pictures(channels: int, planes: str) -> None:
             planes,
         )
         assert np.array_equal(page.asarray(), stored + UP8)
+    assert images.record("out.tif")["command"] == "dagl denoise --sigma 25"
+    (row,) = json.loads(dagl("denoise", "--sigma", 25, "--json", "in.tif", "same.tif")[0])["files"]
+    assert row["sha256"] == images.record("out.tif")["sha256"]
+    assert row["precision"]
     assert "its channels are pictures of their own" in refused("denoise", "--sigma", 25, "in.tif", "out.png", code=1)
+
+
+def test_of_two_descriptions_the_first_stays() -> None:
+    with tifffile.TiffWriter("in.tif") as file:
+        for words in ("one", "two"):
+            file.write(levels(12, 10), description=words)  # tifffile adds a description of its own
+    dagl("denoise", "--sigma", 25, "in.tif", "out.tif")
+    with tifffile.TiffFile("out.tif") as file:
+        assert [page.description for page in file.pages] == ["one", "two"]
 
 
 def test_one_page_may_become_any_picture() -> None:

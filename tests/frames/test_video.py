@@ -15,6 +15,7 @@ from helpers import SHIFT, dagl, noting, picture, refused, tree
 
 from dagl_cli import frames, images
 from dagl_cli.frames import planes
+from dagl_cli.frames.encoding import _described
 from dagl_cli.restoring import guard
 from dagl_cli.restoring import picture as restoring
 
@@ -112,6 +113,20 @@ def test_times_sound_and_metadata(suffix: str) -> None:
     assert packets(f"clip_denoised{suffix}") == packets(f"clip{suffix}")
     with av.open(f"clip_denoised{suffix}") as file:
         assert {key.lower(): value for key, value in file.metadata.items()}["title"] == "a film"
+    assert images.record(f"clip_denoised{suffix}")["command"] == "dagl denoise --sigma 25"
+    _, stderr = dagl("denoise", "--sigma", 15, f"clip_denoised{suffix}", f"again{suffix}")
+    assert "dagl has restored it before (dagl denoise --sigma 25)" in stderr
+    assert b'dagl:sigma="25"' not in Path(f"again{suffix}").read_bytes()
+    dagl("denoise", "--sigma", 25, "--strip-metadata", f"again{suffix}", f"bare{suffix}")
+    assert images.record(f"bare{suffix}") == {}
+
+
+def test_a_comment_stays_beside_the_record() -> None:
+    made = _described({"COMMENT": "mine", "title": "a film"}, {"sigma": "25"})
+    assert made["COMMENT"].startswith("mine\n<rdf:Description ")
+    again = _described(made | {"comment-eng": made["COMMENT"]}, {"sigma": "9"})
+    assert "".join(again.values()).count("dagl:sigma") == 1
+    assert _described(again, {}) == {"COMMENT": "mine", "title": "a film", "comment-eng": "mine"}
 
 
 @pytest.mark.parametrize(
@@ -173,6 +188,11 @@ def test_a_truncated_video_gives_what_is_before_the_fault() -> None:
     assert "of 4.0 seconds: get a complete copy of it: what is before it is in the result" in stderr
     assert stderr.endswith("1 restored, 1 partial\n")
     assert 10 < len(seen("out/bad.mkv")[0]) < 90
+    film("short.mkv", count=10)
+    data = Path("short.mkv").read_bytes()
+    Path("short.mkv").write_bytes(data[: len(data) * 6 // 10])
+    _, stderr = dagl("denoise", "--sigma", 25, "short.mkv", "good.png", "-o", "out2", code=3)
+    assert "it ends after 0.2 of 0.4 seconds" in stderr
 
 
 def test_what_cannot_be_read() -> None:

@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dagl_cli.errors import ImageError
-from dagl_cli.images import NAMES, SUFFIXES, Image, Resolution, is_image_path, read, write, writing
+from dagl_cli.images import NAMES, SUFFIXES, Image, Resolution, is_image_path, read, result_suffix, write, writing
 
 ICC = b"\0" * 16 + b"RGB " + bytes(16) + b"acsp" + bytes(range(256)) * 2
 GRAY_ICC = b"\0" * 16 + b"GRAY" + bytes(16) + b"acsp" + bytes(200)
@@ -396,6 +396,8 @@ def test_image_paths() -> None:
     assert is_image_path("a/B.TIFF")
     assert is_image_path(Path("x.jpeg"))
     assert not is_image_path("a.gif")
+    names = ["a.J2K", "a.apng", "a.pbm", "a.ome.btf", "a.JPEG", "a.txt"]
+    assert [result_suffix(Path(name)) for name in names] == [".jp2", ".png", ".pnm", ".tif", ".JPEG", ".txt"]
     assert not is_image_path("png")
 
 
