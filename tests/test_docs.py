@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import os
 import re
 import shlex
@@ -22,6 +23,7 @@ from typer.main import get_command
 import dagl_cli
 from dagl_cli import degrade
 from dagl_cli.cli import app
+from dagl_cli.cli.options import with_address
 from dagl_cli.store import weights
 
 PATHS = ["README.md", "CHANGELOG.md", "dagl_cli/README.md", "weights/README.md", "tests/data/README.md"]
@@ -75,11 +77,14 @@ def written(text: str) -> Iterator[tuple[list[str], bool]]:
 
 def understand(arguments: list[str], whole: bool) -> None:
     """Parsed by the command line itself: commands and flags exist, values fit, and of a whole command nothing lacks."""
-    command, name = get_command(app), "dagl"
+    command, name, arguments = get_command(app), "dagl", with_address(arguments)
     while inner := getattr(command, "commands", None):
         if not arguments or arguments == ["--help"]:
             return
         name, *arguments = arguments
+        if name.startswith("-"):
+            assert name in {flag for parameter in command.params for flag in parameter.opts}, f"dagl has no {name}"
+            return
         assert name in inner, f"there is no command {name}"
         command = inner[name]
     try:
@@ -113,7 +118,8 @@ def test_every_command_is_understood(path: str, study_help: dict[tuple[str, ...]
             for flag in (word for word in more if word.startswith("-")):
                 assert re.search(rf"{re.escape(flag)}\b", study_help[asked]), f"{script} has no {flag}"
         elif program.startswith("python"):
-            assert arguments[:2] in (["-m", "venv"], ["-m", "pytest"]), words
+            assert arguments[0] == "-m", words
+            assert arguments[1] in ("venv", "pytest") or importlib.util.find_spec(arguments[1]), words
         elif program == "pip":
             for named in re.findall(r"\[(.+)\]", " ".join(arguments)):
                 assert set(named.split(",")) <= set(extras)

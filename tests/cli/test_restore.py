@@ -470,8 +470,8 @@ def test_all_broken() -> None:
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).touch()
     _, stderr = dagl("dejpeg", "in", code=1)
-    assert stderr.count("\n") == 3
-    assert stderr.endswith("2 failed\n")
+    assert stderr.count("\n") == 4
+    assert stderr.endswith("Failed: in/a.png, in/b.png\n2 failed\n")
 
 
 def test_no_images() -> None:
