@@ -176,8 +176,8 @@ def connected(address: str) -> Iterator[Any]:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.max_errored_blocks = -1  # files of killed workers are counted here
-    try:
-        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # it tells of lost machines, amid our data
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # it tells of lost machines, amid our data
+        try:
             yield ray
-    finally:
-        ray.shutdown()
+        finally:
+            ray.shutdown()

@@ -76,9 +76,13 @@ class Batch:
                     outcome.seconds = round(time.perf_counter() - start, 3)
                 yield job, outcome
         finally:
-            for folder in reversed(self._folders):
-                with suppress(OSError):  # nothing came of it
-                    folder.rmdir()
+            self.tidy()
+
+    def tidy(self) -> None:
+        """Removes the folders that were made and of which nothing came."""
+        for folder in reversed(self._folders):
+            with suppress(OSError):
+                folder.rmdir()
 
     def _job(self, job: Job, progress: Tick | None) -> Outcome:
         target = job.target

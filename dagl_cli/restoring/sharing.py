@@ -61,5 +61,7 @@ def shared(
         stopped.set()
         for thread in threads:
             thread.join()
+        for batch in batches:  # one may have had a claim in another's folder
+            batch.tidy()
     if errors:
         raise errors[0]
