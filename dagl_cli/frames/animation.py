@@ -38,7 +38,7 @@ class Animation(Sequence):
             if not self.header.frames:
                 raise ImageError("it has no frames: get an intact copy of it")
             self.numbers = every(self.header.frames, pages, self.words)
-            self._source = source if self.header.whole and isinstance(source, Path) else self.header.readable
+            self._source = source if self.header.whole else self.header.readable
             with self._opened() as file:
                 self.plays = KINDS[suffix].plays(file.metadata(index=0))
         self.notes += self.header.metadata.notes

@@ -158,6 +158,14 @@ def test_the_xmp_of_a_gif_is_kept() -> None:
     assert len(shown("out.gif")) == 4
 
 
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png"])
+def test_through_pipes(suffix: str) -> None:
+    saved(f"in{suffix}", drawn())
+    stdout, _ = dagl("denoise", "--sigma", 25, "-", "-", stdin=Path(f"in{suffix}").read_bytes())
+    dagl("denoise", "--sigma", 25, f"in{suffix}", f"out{suffix}")
+    assert stdout == Path(f"out{suffix}").read_bytes()
+
+
 def test_pages_and_stills() -> None:
     saved("in.gif", drawn())
     given = shown("in.gif")
