@@ -60,8 +60,10 @@ class Denoiser(Base):  # type: ignore[misc]
 
         Raises UsageError for other shapes, channels and levels.
         """
-        if x.ndim != 4 or x.shape[1] != self.model.config.channels or not x.is_floating_point():
-            wanted = f"(B, {self.model.config.channels}, H, W) of floats"
+        wanted = f"(B, {self.model.config.channels}, H, W) of floats"
+        if not isinstance(x, Tensor):
+            raise UsageError(f"`x` is a {type(x).__name__}: this model takes a tensor {wanted}")
+        if x.ndim != 4 or x.shape[1] != self.model.config.channels or not x.is_floating_point() or not x.numel():
             raise UsageError(f"`x` is of shape {tuple(x.shape)}, {x.dtype}: this model takes {wanted}")
         level = self._level(sigma, x).view(-1, 1, 1, 1)
         contrast = HIGHEST / level.clamp(min=HIGHEST)
@@ -72,7 +74,10 @@ class Denoiser(Base):  # type: ignore[misc]
     def _level(self, sigma: float | Tensor, x: Tensor) -> Tensor:
         """(B,). Raises UsageError."""
         try:
-            level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
+            level = torch.as_tensor(sigma, device=x.device)
+            if level.is_complex():
+                raise TypeError
+            level = level.to(x.dtype)
         except (TypeError, ValueError, RuntimeError):
             raise UsageError(f"`sigma` is a {type(sigma).__name__}: give one number, or {len(x)}") from None
         if level.numel() not in (1, len(x)) or level.numel() != max((1, *level.shape)):

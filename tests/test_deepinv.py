@@ -70,7 +70,7 @@ def test_gradients_reach_the_image_and_the_level(graph: bool | str) -> None:
 @pytest.mark.parametrize(
     "sigma",
     [torch.zeros(3), torch.zeros(2, 2), torch.zeros(2, 1, 8, 8), torch.zeros(0), -0.1, 1.5, 25, float("nan"),
-     None, "0.1", torch.tensor([0.1, 2])],
+     None, "0.1", torch.tensor([0.1, 2]), torch.tensor(0.1 + 0j)],
     ids=str,
 )  # fmt: skip
 def test_a_level_that_is_none(sigma: Any) -> None:
@@ -83,6 +83,11 @@ def test_what_it_does_not_take(tmp_path: Path) -> None:
         Denoiser(tiny(graph=False))(torch.zeros(1, 3, 8, 8), 0.1)
     with pytest.raises(UsageError, match=r"torch\.uint8: this model takes"):
         Denoiser(tiny(graph=False))(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), 0.1)
+    for shape in ((0, 1, 8, 8), (1, 1, 0, 8)):
+        with pytest.raises(UsageError, match=r"`x` is of shape .*: this model takes \(B, 1, H, W\)"):
+            Denoiser(tiny(graph=False))(torch.zeros(shape), 0.1)
+    with pytest.raises(UsageError, match="`x` is a ndarray: this model takes a tensor"):
+        Denoiser(tiny(graph=False))(torch.zeros(1, 1, 8, 8).numpy(), 0.1)
     with pytest.raises(UsageError, match="is told no noise level"):
         Denoiser(saved(tmp_path / "jpeg.safetensors", tiny("dejpeg", 3, graph=False)))
     with pytest.raises(UsageError, match="`channels` must be 1"):

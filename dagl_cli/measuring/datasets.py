@@ -185,6 +185,8 @@ def own_pairs(degraded: str, clean: str, *, gray: bool = False) -> Dataset:
             f"`pairs`: {alone[0]} has no partner{f', nor have {len(alone) - 1} others' if alone[1:] else ''}: "
             "complete the pairs, or narrow the patterns"
         )
+    if same := next((bad for _, bad, good in both if os.path.samefile(bad, good)), None):
+        raise UsageError(f"`pairs`: {same} would be its own partner: give the noisy images first, then the clean ones")
     channels = 1 if gray else max(size(Path(path))[1] for pair in both for path in pair[1:])
     common = os.path.commonpath([os.path.abspath(os.path.dirname(pattern.split("*")[0])) for pattern in patterns])
     name = Path(common).name or "pairs"

@@ -346,12 +346,12 @@ def measure(
             if figures is None:
                 try:
                     clean, bad = prepared(case, loaded, seed)
+                    if not warm:  # imports and first calls are not the method's time
+                        method.run(bad[:, :64, :64].contiguous(), case.level)
+                        warm = True
+                    figures, result = _measure_image(case, method, clean, bad, procedure, loaded.depth)
                 except DaglError as error:
-                    raise DaglError(f"{case.dataset.name}/{sample.name}: {error}") from None
-                if not warm:  # imports and first calls are not the method's time
-                    method.run(bad[:, :64, :64].contiguous(), case.level)
-                    warm = True
-                figures, result = _measure_image(case, method, clean, bad, procedure, loaded.depth)
+                    raise type(error)(f"{case.dataset.name}/{sample.name}: {error}") from None
                 if see:
                     see(sample, seed, result, loaded.depth)
                 if procedure.cache:

@@ -221,13 +221,13 @@ def _function(name: str) -> Method:
     """`module:function` from the current folder or what is installed, called with (image, level).
 
     image: NumPy (H, W), or (H, W, 3) for colour, float32 in [0, 1], noise not clipped; level: sigma, JPEG quality or
-    None. It returns the restored image in the same shape. Raises UsageError, and DaglError where it fails.
+    None. It returns the restored image in the same shape, as floats in [0, 1]. Raises UsageError, and DaglError where it fails.
     """
     module_name, _, function_name = name.partition(":")
     sys.path.insert(0, os.getcwd())
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # whatever a user's module raises
+    except (Exception, SystemExit) as error:  # whatever a user's module raises
         raise UsageError(f"`compare` {name}: importing {module_name} fails ({one_line(error)})") from None
     finally:
         sys.path.remove(os.getcwd())
@@ -239,11 +239,15 @@ def _function(name: str) -> Method:
         image = bad.permute(1, 2, 0).numpy().copy()
         image = image[..., 0] if image.shape[-1] == 1 else image
         try:
-            restored = np.asarray(function(image, level), np.float32)
-        except Exception as error:
+            returned = np.asarray(function(image, level))
+            restored = returned.astype(np.float32)
+        except (Exception, SystemExit) as error:
             raise DaglError(f"`compare` {name} fails: {type(error).__name__}: {one_line(error)}") from None
         if restored.shape != image.shape:
             raise DaglError(f"`compare` {name} returns {restored.shape} for {image.shape}: the shapes must be equal")
+        if not np.issubdtype(returned.dtype, np.floating) or not np.isfinite(restored).all():
+            what = returned.dtype if np.isfinite(restored).all() else "NaN or infinity"
+            raise DaglError(f"`compare` {name} returns {what}: it must return floats in [0, 1]")
         return torch.from_numpy(restored.reshape(*restored.shape[:2], -1).copy()).permute(2, 0, 1)
 
     with suppress(OSError, TypeError):

@@ -168,8 +168,9 @@ class _Restoring:
         if self.sigma is not None:
             check_sigma(self.sigma)
         check_pattern(self.pattern)
-        if self.guarded and self.task not in (*TASKS, "restore"):
-            raise unknown("task", self.task, (*TASKS, "restore"))
+        tasks = (*TASKS, "restore") if self.guarded else tuple(TASKS)
+        if self.task not in tasks:
+            raise unknown("task", self.task, tasks)
 
     def __call__(self, image: object, progress: Tick | None = None) -> Any:
         picture = _picture(image)

@@ -24,6 +24,9 @@ CONFIG = "config.json"
 HUB_LICENCES = ("mit", "apache-2.0", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0")
 """What the Hub knows of the licences that weights have; another one is `other` there, with a name."""
 
+OPEN = r"MIT|CC0?|Apache|BSD|[AL]?GPL|MPL|ISC|(Open)?RAIL|Unlicense|public domain"
+"""How a licence begins that lets weights be passed on."""
+
 
 def entry(path: Path, about: Manifest, rows: Iterable[Result] = ()) -> Entry:
     """What a manifest says of a weight file.
@@ -311,6 +314,14 @@ def export(paths: Sequence[Path], target: Path, rows: Sequence[Result] = (), *, 
     return made
 
 
+def check_licence(name: str, licence: str | None) -> None:
+    """Raises WeightsError for weights that nobody has said may be passed on."""
+    if not (licence or "").strip():
+        raise WeightsError(f"{name}: no licence is stated: {MANIFEST} beside the file is where it belongs")
+    if not re.match(rf"\s*({OPEN})\b", licence or "", re.IGNORECASE):
+        raise WeightsError(f"{name} may not be passed on: its licence is '{plain(licence or '')[:60]}'")
+
+
 def push(folder: Path, repository: str, *, private: bool = False, revision: str = "main") -> hub.Spec:
     """Upload an exported folder (`export`) in one commit: what its manifest names, the manifest, card, configuration.
 
@@ -320,10 +331,7 @@ def push(folder: Path, repository: str, *, private: bool = False, revision: str 
     made = read(folder / MANIFEST)
     for name, e in made.files.items():
         weights.check(folder / name, e.sha256)
-        if not e.licence:
-            raise WeightsError(f"{folder / name}: no licence is stated: {MANIFEST} beside the file is where it belongs")
-        if not re.match("MIT|CC|Apache", e.licence):
-            raise WeightsError(f"{folder / name} may not be passed on: its licence is '{plain(e.licence)[:60]}'")
+        check_licence(name, e.licence)
     names = [*made.files, *(name for name in (MANIFEST, CARD, CONFIG) if (folder / name).is_file())]
     return hub.push(folder, names, repository, private=private, revision=revision)
 

@@ -45,6 +45,15 @@ class DAGL(model.DAGL, PyTorchModelHubMixin, library_name="dagl", tags=["image-r
         weights.save(path, self.state_dict(), self.config, self.info)
         card.export([path], save_directory, overwrite=True)
 
+    def push_to_hub(self, repo_id: str, **more: Any) -> str:
+        """Upload what `save_pretrained` writes, in one commit; returns its address.
+
+        more: what PyTorchModelHubMixin takes. Raises WeightsError where `info` states no licence, or one that does not
+        let the weights be passed on.
+        """
+        card.check_licence("`info`", self.info.get("licence"))
+        return super().push_to_hub(repo_id, **more)
+
 
 def _located(name: str, revision: str | None, offline: bool) -> Path:
     if (folder := Path(name)).is_dir():

@@ -194,6 +194,22 @@ def test_pairs_that_are_none(sets: Path, tmp_path: Path, spoil: Any, said: str, 
     assert said.format(folder) in failed.stderr
 
 
+def test_images_that_would_be_their_own_partners(tmp_path: Path) -> None:
+    save(tmp_path / "1.png", toy_picture(32, 32, 3) / 255)
+    failed = benchmark("--pairs", tmp_path, f"{tmp_path}/*.png", "-q")
+    assert failed.exit_code == 2
+    assert "1.png would be its own partner" in failed.stderr
+
+
+def test_an_image_that_cannot_be_measured_is_named(tmp_path: Path) -> None:
+    for name, side in (("fine", 32), ("speck", 4)):
+        save(tmp_path / f"own/{name}.png", toy_picture(side, side, 3) / 255)
+    model = saved(tmp_path / "m.safetensors", tiny("denoise", 3, graph=False))
+    failed = benchmark("--dataset", tmp_path / "own", "--sigma", 25, "--model", model, "-q")
+    assert failed.exit_code == 1
+    assert "own/speck.png: an image of 4 x 4 pixels is too small" in failed.stderr
+
+
 @pytest.mark.parametrize("sigma", [1, 25, 50])
 def test_noise_alone_is_no_shift(sets: Path, sigma: float) -> None:
     """Neither strong noise nor noise that is the same along a row makes a pair look shifted."""
@@ -217,8 +233,8 @@ def test_noise_alone_is_no_shift(sets: Path, sigma: float) -> None:
         (["--dataset", "own", "--pattern", "RGGB", "--task", "denoise"], "--pattern is for --task demosaic"),
         (["--pairs", "own/a.png", "own/*"], "--pairs own/a.png: write a folder, or a pattern with one *"),
         (["--pairs", "own/*_a.png", "own/*_b.png"], "no two images with the same text for the *"),
-        (["--pairs", "own", "own", "--quality", 10], "pairs are measured as they are: leave out --quality"),
-        (["--pairs", "own", "own", "--table", 1], "--pairs: not for the paper's own --table"),
+        (["--pairs", "own", "other/own", "--quality", 10], "pairs are measured as they are: leave out --quality"),
+        (["--pairs", "own", "other/own", "--table", 1], "--pairs: not for the paper's own --table"),
         (["--dataset", "own", "--seed", ""], "--seed"),
         (["--dataset", "own", "--quality", 10, "--seed", 1, "--seed", 2], "nothing is random here"),
     ],

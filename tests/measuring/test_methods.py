@@ -99,6 +99,15 @@ def transposed(image, level):
 def broken(image, level):
     raise ZeroDivisionError("two\\nlines")
 
+def leaving(image, level):
+    raise SystemExit(7)
+
+def undefined(image, level):
+    return image * float("nan")
+
+def levels(image, level):
+    return (image * 255).astype("uint8")
+
 nothing = None
 """
 
@@ -119,6 +128,9 @@ def test_a_function_of_the_user_s(sets: Path, tmp_path: Path, monkeypatch: pytes
     for function, code, said in (
         ("transposed", 1, f"--compare {name}:transposed returns "),
         ("broken", 1, f"--compare {name}:broken fails: ZeroDivisionError: two lines"),
+        ("leaving", 1, f"--compare {name}:leaving fails: SystemExit: 7"),
+        ("undefined", 1, f"--compare {name}:undefined returns NaN or infinity: it must return floats in [0, 1]"),
+        ("levels", 1, f"--compare {name}:levels returns uint8: it must return floats"),
         ("nothing", 2, f"--compare {name}:nothing: {name} has no function nothing"),
     ):
         failed = benchmark(*common, "--compare", f"{name}:{function}")
@@ -127,6 +139,10 @@ def test_a_function_of_the_user_s(sets: Path, tmp_path: Path, monkeypatch: pytes
     failed = benchmark(*common, "--compare", "no_such_module:f")
     assert failed.exit_code == 2
     assert "--compare no_such_module:f: importing no_such_module fails" in failed.stderr
+    (tmp_path / f"leaves_{name}.py").write_text("raise SystemExit(3)")
+    failed = benchmark(*common, "--compare", f"leaves_{name}:f")
+    assert failed.exit_code == 2
+    assert "fails (3)" in failed.stderr
 
 
 def test_a_model_of_the_wrong_task_or_colours(sets: Path, tmp_path: Path) -> None:

@@ -170,6 +170,8 @@ def test_pictures_one_after_the_other_with_progress() -> None:
             restore_iter(bad)
     with pytest.raises(UsageError, match="`sigma` 99"):  # at once
         restore_iter(listed, sigma=99)
+    with pytest.raises(UsageError, match="`task` restore is unknown"):  # but with `guarded`
+        restore_iter(listed, "restore")
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp"])

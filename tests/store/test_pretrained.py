@@ -19,7 +19,7 @@ from safetensors import safe_open
 from dagl_cli import DAGL
 from dagl_cli.config import GRAPHS, VARIANTS, model_config
 from dagl_cli.errors import WeightsError
-from dagl_cli.store import weights
+from dagl_cli.store import card, weights
 
 
 @pytest.fixture
@@ -72,11 +72,13 @@ for arguments in sys.argv[1:]:
 def test_what_is_not_pushed(server: Hub, tmp_path: Path) -> None:
     good = saved(tmp_path / "good.safetensors", tiny(), licence="MIT")
     unstated = saved(tmp_path / "unstated.safetensors", tiny())
+    blank = saved(tmp_path / "blank.safetensors", tiny(), licence=" ")
     theirs = saved(tmp_path / "theirs.safetensors", tiny(), licence="none stated: for your own use only")
     dagl(server, tmp_path, "export", tmp_path / "damaged", "--model", good)
     (tmp_path / "damaged/good.safetensors").write_bytes(good.read_bytes()[:-1] + b"?")
     cases: list[tuple[list[object], int, str]] = [
-        (["me/x", unstated], 4, "no licence is stated"),
+        (["me/x", unstated], 4, "Error: unstated.safetensors: no licence is stated"),
+        (["me/x", blank], 4, "Error: blank.safetensors: no licence is stated"),
         (["me/x", theirs], 4, "may not be passed on: its licence is 'none stated"),
         (["me/x", tmp_path / "damaged"], 4, "damaged: its SHA-256 is"),
         (["me/x", tmp_path], 4, "there is no manifest"),
@@ -93,6 +95,27 @@ def test_what_is_not_pushed(server: Hub, tmp_path: Path) -> None:
     assert (denied.returncode, denied.stderr.count("\n")) == (4, 1)
     assert "`hf auth login` or set HF_TOKEN" in denied.stderr
     assert not server.commits
+
+
+def test_the_licences_that_let_weights_be_passed_on(tmp_path: Path) -> None:
+    for licence in (
+        "MIT",
+        "mit",
+        "CC0",
+        "CC-BY-4.0",
+        "cc-by-nc-sa-4.0",
+        "Apache License 2.0",
+        "BSD-3-Clause",
+        "GPL-3.0",
+    ):
+        card.check_licence("x", licence)
+    model = DAGL(tiny().config)
+    for licence in (None, "", "none stated", "proprietary", "all rights reserved", "mitigated"):
+        with pytest.raises(WeightsError, match="licence"):
+            card.check_licence("x", licence)
+        model.info["licence"] = licence
+        with pytest.raises(WeightsError, match="licence"):
+            model.push_to_hub("me/x")
 
 
 PYTHON = """
