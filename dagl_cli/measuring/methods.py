@@ -221,7 +221,8 @@ def _function(name: str) -> Method:
     """`module:function` from the current folder or what is installed, called with (image, level).
 
     image: NumPy (H, W), or (H, W, 3) for colour, float32 in [0, 1], noise not clipped; level: sigma, JPEG quality or
-    None. It returns the restored image in the same shape, as floats in [0, 1]. Raises UsageError, and DaglError where it fails.
+    None. It returns the restored image in the same shape, as floats in [0, 1]. Raises UsageError, and
+    DaglError where it fails.
     """
     module_name, _, function_name = name.partition(":")
     sys.path.insert(0, os.getcwd())
