@@ -110,10 +110,10 @@ def test_the_licences_that_let_weights_be_passed_on(tmp_path: Path) -> None:
     ):
         card.check_licence("x", licence)
     model = DAGL(tiny().config)
-    for licence in (None, "", "none stated", "proprietary", "all rights reserved", "mitigated"):
+    for bad in (None, "", "none stated", "proprietary", "all rights reserved", "mitigated"):
         with pytest.raises(WeightsError, match="licence"):
-            card.check_licence("x", licence)
-        model.info["licence"] = licence
+            card.check_licence("x", bad)
+        model.info["licence"] = bad
         with pytest.raises(WeightsError, match="licence"):
             model.push_to_hub("me/x")
 
