@@ -27,7 +27,7 @@ from ..config import BAYER_PATTERNS, PAPER_PATTERN, TASKS, TILINGS, Options, is_
 from ..errors import DaglError, ToleranceError, UsageError, WeightsError, unknown
 from ..measuring import datasets
 from .boundary import app, with_flags
-from .completion import among, models
+from .completion import among, compared, models
 from .console import bars, plain, say, stdout
 from .datasets import DataDir, fetch
 from .options import Json, Quiet, Running, a_path, by_environment, flat
@@ -109,7 +109,8 @@ class Measured:
         list[str] | None,
         typer.Option(
             help="input, nlm, tv, bm3d, malvar, menon, a dagl model, another program's checkpoint, or your own "
-            "function as module:function; repeatable."
+            "function as module:function; repeatable.",
+            autocompletion=compared,
         ),
     ] = None
     protocol: Annotated[

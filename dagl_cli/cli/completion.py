@@ -24,6 +24,15 @@ def models(incomplete: str) -> list[str]:
     return among([path.stem for path in (*weights.bundled(), *weights.imported())])(incomplete)
 
 
+PEERS = ("input", "nlm", "tv", "bm3d", "malvar", "menon")
+"""`measuring.peers.PEERS`, which loads torch."""
+
+
+def compared(incomplete: str) -> list[str]:
+    """What a benchmark compares with: other methods, and models."""
+    return among(PEERS)(incomplete) + models(incomplete)
+
+
 def formats(incomplete: str) -> list[str]:
     """Those that dagl writes, as file endings without the dot."""
     from ..images import SUFFIXES

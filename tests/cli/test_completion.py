@@ -17,6 +17,7 @@ from test_options import COMMANDS
 from dagl_cli.cli import app, manual
 from dagl_cli.config import DEVICES, PRECISIONS, TASKS, VARIANTS
 from dagl_cli.measuring.datasets import DATASETS
+from dagl_cli.measuring.peers import PEERS
 from dagl_cli.store import weights
 from dagl_cli.training.presets import PRESETS
 
@@ -36,6 +37,7 @@ def completed(words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("words", "values"),
     [("denoise --model ", MODELS), ("weights info ", MODELS), ("benchmark --model ", MODELS),
+     ("benchmark --compare ", MODELS | PEERS.keys()),
      ("train --init-from ", MODELS), ("train --task ", TASKS), ("weights import --task ", TASKS),
      ("train --preset ", PRESETS), ("train --variant ", VARIANTS), ("benchmark --dataset ", DATASETS),
      ("datasets verify Set12 ", DATASETS), ("dejpeg --device ", DEVICES), ("denoise --precision ", PRECISIONS),
