@@ -17,6 +17,7 @@ from .sequence import Frame, Header
 
 _CONTROL = 0xF9
 """The label of the block that tells a frame's time and its transparent colour."""
+_COMMENT = b"!\xfe"
 _XMP = b"!\xff\x0bXMP DataXMP"
 """How the block begins that holds an XMP packet as it is (XMP specification, part 3, section 1.1.2) ..."""
 _XMP_END = bytes([1, *range(255, -1, -1), 0])
@@ -43,6 +44,8 @@ def header(data: memoryview) -> Header:
                 position += 1 + data[position]
             position += 1
             frames += picture
+            if data[start : start + 2] == _COMMENT:
+                metadata.notes = ["its comment is left out"]
             if data[start : start + len(_XMP)] == _XMP and data[position - len(_XMP_END) : position] == _XMP_END:
                 metadata.xmp = bytes(data[start + len(_XMP) : position - len(_XMP_END)])
         whole = data[position] == ord(";")
