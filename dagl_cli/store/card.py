@@ -314,10 +314,10 @@ def export(paths: Sequence[Path], target: Path, rows: Sequence[Result] = (), *, 
     return made
 
 
-def check_licence(name: str, licence: str | None) -> None:
-    """Raises WeightsError for weights that nobody has said may be passed on."""
+def check_licence(name: str, licence: str | None, place: str = f"{MANIFEST} beside the file") -> None:
+    """Raises WeightsError for weights that nobody has said may be passed on. place: where a licence is stated."""
     if not (licence or "").strip():
-        raise WeightsError(f"{name}: no licence is stated: {MANIFEST} beside the file is where it belongs")
+        raise WeightsError(f"{name}: no licence is stated: {place} is where it belongs")
     if not re.match(rf"\s*({OPEN})\b", licence or "", re.IGNORECASE):
         raise WeightsError(f"{name} may not be passed on: its licence is '{plain(licence or '')[:60]}'")
 

@@ -51,7 +51,7 @@ class DAGL(model.DAGL, PyTorchModelHubMixin, library_name="dagl", tags=["image-r
         more: what PyTorchModelHubMixin takes. Raises WeightsError where `info` states no licence, or one that does not
         let the weights be passed on.
         """
-        card.check_licence("`info`", self.info.get("licence"))
+        card.check_licence("the network", self.info.get("licence"), "its info['licence']")
         return super().push_to_hub(repo_id, **more)
 
 
