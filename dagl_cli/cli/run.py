@@ -147,7 +147,7 @@ def gallery_of(restoring: Restoring, planned: Plan) -> Gallery | None:
         raise UsageError(f"--report {restoring.report}: the report is a web page: name it .html")
     if os.path.lexists(restoring.report) and not is_report(restoring.report):
         raise UsageError(f"--report {restoring.report} exists and is no report of dagl: choose another name")
-    return Gallery(restoring.max_pixels)
+    return Gallery(restoring.max_pixels, restoring.pages)
 
 
 def save_report(path: Path, gallery: Gallery, account: Account) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from .. import images
+from .. import frames, images
 from ..errors import DaglError
 from ..images import raw
 from .report import Cell, Picture, Table, html
@@ -31,18 +32,19 @@ _COLUMNS = ("file", "status", "change", "sigma", "quality", "model", "seconds", 
 class Gallery:
     """Files are added as they are finished; only what will be shown is kept.
 
-    max_pixels: larger files are not read again.
+    max_pixels: larger files are not read again. pages: those that are restored; of a file of frames the first is shown.
     """
 
     max_pixels: int
+    pages: str | None = None
     _changes: dict[str, float] = field(default_factory=dict, init=False)
     _shown: list[tuple[float, int, list[Picture]]] = field(default_factory=list, init=False)
     """A heap, the smallest change first; the number is the file's."""
 
     def add(self, source: Path, target: Path) -> None:
-        """What cannot be read as one picture, or does not fit its result, has no picture in the report."""
+        """What cannot be read, or does not fit its result, has no picture in the report."""
         try:
-            before, after = _levels(source, self.max_pixels), _levels(target, self.max_pixels)
+            before, after = _levels(source, self.max_pixels, self.pages), _levels(target, self.max_pixels)
         except (DaglError, MemoryError):
             return
         if before.shape[:2] != after.shape[:2]:
@@ -69,11 +71,14 @@ class Gallery:
         return html(title, notes, [Table("Files", list(_COLUMNS), lines)] if lines else [], pictures=pictures)
 
 
-def _levels(path: Path, max_pixels: int) -> np.ndarray:
-    """(H, W, 1 or 3) uint8, upright. Of a camera raw file a rough development. Raises DaglError."""
+def _levels(path: Path, max_pixels: int, pages: str | None = None) -> np.ndarray:
+    """(H, W, 1 or 3) uint8, upright. Of a raw file a rough development, of frames the first. Raises DaglError."""
     if raw.is_raw_path(path):
         negative = raw.read(path, max_pixels=max_pixels)
         pixels = raw.develop(_rough(negative), negative)
+    elif sequence := frames.find(path, pages=frames.Pages(pages) if pages else None, max_pixels=max_pixels):
+        with closing(sequence):
+            pixels = next(sequence.frames()).picture.pixels
     else:
         pixels = images.read(path, max_pixels=max_pixels).pixels
     levels = np.empty(pixels.shape, np.uint8)

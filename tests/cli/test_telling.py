@@ -13,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 import PIL.Image
 import pytest
+import tifffile
 from helpers import SHIFT, dagl, picture, refused
 
 from dagl_cli import images
@@ -273,6 +274,18 @@ def test_large_pictures_are_shown_smaller_and_in_part(monkeypatch: pytest.Monkey
     shown = gallery.Gallery(5999)
     shown.add(Path("in.png"), Path("out.png"))
     assert 'data-value="' not in shown.page("t", [], [{"input": "in.png"}])
+
+
+def test_of_frames_the_first_wanted_one_is_shown() -> None:
+    levels = np.full((3, 12, 16), 50, np.uint8) + np.arange(0, 90, 30, dtype=np.uint8)[:, None, None]
+    tifffile.imwrite("in.tif", levels, photometric="minisblack")
+    tifffile.imwrite("out.tif", levels[1:] + 5, photometric="minisblack")
+    shown = gallery.Gallery(1000, "2-3")
+    shown.add(Path("in.tif"), Path("out.tif"))
+    Path("r.html").write_text(shown.page("t", [], []), encoding="utf-8")
+    before, after = (decoded(source) for source in page("r.html")[1]["pictures"][0]["sources"])
+    assert abs(before - 80).max() <= 1
+    assert abs(after - 85).max() <= 1
 
 
 def test_raw_files_are_shown_roughly_developed(monkeypatch: pytest.MonkeyPatch) -> None:
