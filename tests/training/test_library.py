@@ -128,7 +128,7 @@ def test_an_archive_that_cannot_be_unpacked_is_one_line(mirror: Path, tmp_path: 
 
 
 def test_a_task_is_needed(mirror: Path) -> None:
-    assert refused("train") == "Error: give --task: one of denoise, real, dejpeg, demosaic\n"
+    assert refused("train") == "Error: give --task: one of denoise, real, dejpeg, demosaic, raw\n"
     assert "--task paint is unknown: choose one of denoise" in refused("train", "--task", "paint")
     assert "give exactly one" in refused("train", "--task", "denoise", "--minutes", 1, "--steps", 1)
 
