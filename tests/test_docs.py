@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.util
+import io
 import os
 import re
+import runpy
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,6 +96,18 @@ def understand(arguments: list[str], whole: bool) -> None:
             raise AssertionError(f"dagl {name} {shlex.join(arguments)}: {error}") from None
 
 
+def help_of(script: str, *subcommand: str) -> str:
+    """What a script prints for --help, in this process, which has loaded already what it imports."""
+    path, printed = ROOT / script, io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setattr(sys, "argv", [script, *subcommand, "--help"])
+        patch.syspath_prepend(path.parent)
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(path), run_name="__main__")
+    assert ended.value.code == 0
+    return printed.getvalue()
+
+
 @pytest.fixture(scope="module")
 def study_help() -> dict[tuple[str, ...], str]:
     return {}
@@ -113,8 +127,7 @@ def test_every_command_is_understood(path: str, study_help: dict[tuple[str, ...]
             script, *more = arguments
             asked = (script, *more[:1]) if more and not more[0].startswith("-") else (script,)
             if asked not in study_help:
-                command = [sys.executable, *asked, "--help"]
-                study_help[asked] = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=True).stdout
+                study_help[asked] = help_of(*asked)
             for flag in (word for word in more if word.startswith("-")):
                 assert re.search(rf"{re.escape(flag)}\b", study_help[asked]), f"{script} has no {flag}"
         elif program.startswith("python"):
