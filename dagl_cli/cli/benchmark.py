@@ -423,7 +423,7 @@ def _variants(table: int | None, models: Path | None, model: list[str] | None) -
         raise UsageError(f"--table {table} needs --models: the folder of its trained networks")
     if model is not None:
         raise UsageError(f"--model is not for --table {table}: it measures the networks in --models")
-    return variants_below(models, f"table {table}")
+    return variants_below(models, f"table {table}", _tell)
 
 
 def _methods(

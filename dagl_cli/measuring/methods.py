@@ -8,7 +8,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -258,22 +258,37 @@ def _function(name: str) -> Method:
     return Method(function_name, run, Settings(f"a Python function, {name}"))
 
 
-def variants_below(folder: Path, table: str) -> dict[str, Path]:
+def variants_below(folder: Path, table: str, tell: Callable[[str], None] = lambda line: None) -> dict[str, Path]:
     """Variant -> weight file of an ablation's networks below a folder; the newest where there are several.
 
-    Which case a file belongs to is in its training settings: preset 'table5:NAME' or 'table6:CASE'. Raises UsageError.
+    Which case a file belongs to is in its training settings: preset 'table5:NAME' or 'table6:CASE'. tell: is told of
+    those whose training has not had its length. Raises UsageError.
     """
     if not folder.is_dir():
         raise UsageError(f"`models` {folder}: no such folder")
-    preset, found = table.replace(" ", ""), {}
+    preset, found, unfinished = table.replace(" ", ""), {}, {}
     for path in sorted(folder.rglob("*.safetensors"), key=lambda path: path.stat().st_mtime):
         with suppress(DaglError):  # some other program's file
-            training: dict[str, Any] = weights.describe(path)[1].get("training", {})
+            info = weights.describe(path)[1]
+            training: dict[str, Any] = info.get("training", {})
             kind, _, variant = str(training.get("preset")).partition(":")
             if kind == preset and variant:
-                found[variant] = path
+                found[variant], unfinished[variant] = path, _unfinished(info, training)
     if not found:
         raise UsageError(
             f"`models` {folder}: no networks of {table} in it; `dagl train --preset {preset}:...` makes them"
         )
+    for variant, had in unfinished.items():
+        if had:
+            tell(f"{found[variant]}: its training was interrupted after {had}: `resume` gives it its length")
     return found
+
+
+def _unfinished(info: Mapping[str, Any], training: Mapping[str, Any]) -> str | None:
+    """'3 of 400 steps' or '0.5 of 60 minutes', where a run has had less than was set for it."""
+    steps, minutes = training.get("steps"), training.get("minutes")
+    if steps and info["step"] < steps:
+        return f"{info['step']:,} of {steps:,} steps"
+    if minutes and info["minutes"] + 0.01 < minutes:  # which is written rounded
+        return f"{info['minutes']:g} of {minutes:g} minutes"
+    return None

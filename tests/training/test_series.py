@@ -12,6 +12,7 @@ from helpers import dagl, run_config, same_weights
 
 from dagl_cli.errors import UsageError
 from dagl_cli.measuring.methods import variants_below
+from dagl_cli.store import weights
 from dagl_cli.training.presets import ABLATIONS, PRESETS, TrainConfig, cases, resolve
 from dagl_cli.training.series import train_all
 
@@ -68,6 +69,23 @@ def test_a_series_goes_on_where_it_was_stopped(photos: Path, tmp_path: Path, mon
     states = {name: path.stat().st_mtime_ns for name, path in found.items()}
     train_all(part, resume=True)  # nothing is left to do
     assert states == {name: path.stat().st_mtime_ns for name, path in found.items()}
+
+
+def test_a_network_whose_training_was_cut_short_is_told(photos: Path, tmp_path: Path) -> None:
+    """A table of it is measured, but not in silence."""
+    train_all(series(photos, tmp_path))
+    lines: list[str] = []
+    variants_below(tmp_path, "table 5", lines.append)
+    assert lines == []
+    for name, changes in (("NL", {"steps": 400}), ("MHNL", {"steps": None, "minutes": 60.0})):
+        path = variants_below(tmp_path, "table 5")[name]
+        network, info = weights.load(path)
+        weights.save(path, network.state_dict(), network.config, info | {"training": info["training"] | changes})
+    variants_below(tmp_path, "table 5", lines.append)
+    assert sorted(line.partition(": ")[2].partition(":")[0] for line in lines) == [
+        f"its training was interrupted after {info['minutes']:g} of 60 minutes",
+        "its training was interrupted after 1 of 400 steps",
+    ]
 
 
 def test_the_command(photos: Path, tmp_path: Path) -> None:
