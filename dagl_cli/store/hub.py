@@ -198,7 +198,7 @@ def push(folder: Path, names: Iterable[str], repository: str, *, private: bool =
         files = [hf.CommitOperationAdd(name, folder / name) for name in names]
         made = hub.create_commit(spec.repository, files, commit_message="Weights of dagl", revision=revision)
     except Exception as error:  # as in `fetch`
-        raise WeightsError(f"{spec}: {_explain(error, spec, False)}") from None
+        raise WeightsError(f"{spec}: {_explain(error, spec, offline=False, writing=True)}") from None
     if not COMMIT.fullmatch(made.oid):
         raise WeightsError(f"{spec}: {_no_hub()}")
     return replace(spec, revision=made.oid)
@@ -252,12 +252,13 @@ def discard(path: Path) -> None:
         raise WeightsError(f"{path}: damaged, and cannot be removed ({error.strerror}): remove it yourself") from None
 
 
-def _explain(error: Exception, spec: Spec, offline: bool) -> str:
+def _explain(error: Exception, spec: Spec, offline: bool, writing: bool = False) -> str:
     """What went wrong and what to do, from the most special class of error to the most general."""
     from huggingface_hub import constants, errors
 
     page = f"{constants.ENDPOINT}/{spec.repository}"
     whole = spec if (spec.file or "").endswith(".safetensors") else replace(spec, file=None)  # with the manifest
+    instead = "" if writing else ", or give a file as `model`"
     text = one_line(error)
     status = getattr(getattr(error, "response", None), "status_code", None)
     match error:
@@ -277,9 +278,10 @@ def _explain(error: Exception, spec: Spec, offline: bool) -> str:
         case errors.HFValidationError():
             return "no valid name of a repository: write hub:OWNER/REPO"
         case errors.HfHubHTTPError() if status in (401, 403):
-            return f"the Hub refuses access ({status}): `hf auth login` or set HF_TOKEN to one that may read {page}"
+            right = "write to" if writing else "read"
+            return f"the Hub refuses access ({status}): `hf auth login` or set HF_TOKEN to one that may {right} {page}"
         case errors.HfHubHTTPError() if status is not None:
-            return f"the Hub answers {status}: try again later, or give a file as `model`"
+            return f"the Hub answers {status}: try again later{instead}"
         case _ if re.search(r"onsistency check|complete message body|IncompleteRead|broken: ", text):
             return "the download was cut off: run the command again"
         case OSError() if error.errno is not None and error.strerror and not isinstance(error, ConnectionError):
@@ -291,7 +293,7 @@ def _explain(error: Exception, spec: Spec, offline: bool) -> str:
     reason = " ".join(str(root).split())[:200]
     return (
         f"cannot reach {host} ({type(root).__name__}{': ' if reason else ''}{reason}): "
-        "check the network and proxy, or give a file as `model`"
+        f"check the network and proxy{instead}"
     )
 
 

@@ -93,7 +93,7 @@ def test_what_is_not_pushed(server: Hub, tmp_path: Path) -> None:
         assert expected in outcome[1]
     denied = dagl(server, tmp_path, "push", "me/x", good, HF_TOKEN="hf_other")
     assert (denied.returncode, denied.stderr.count("\n")) == (4, 1)
-    assert "`hf auth login` or set HF_TOKEN" in denied.stderr
+    assert "`hf auth login` or set HF_TOKEN to one that may write to" in denied.stderr
     assert not server.commits
 
 
