@@ -16,9 +16,12 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from dagl_cli import images
 from dagl_cli.cli import app
 from dagl_cli.config import TASKS, ModelConfig
 from dagl_cli.nn.model import DAGL
+from dagl_cli.restoring.file import FileRestorer
+from dagl_cli.restoring.picture import Case, Outcome
 from dagl_cli.store import weights
 from dagl_cli.store.release import convert_released, released_config
 from dagl_cli.training.presets import TrainConfig
@@ -194,6 +197,18 @@ def averaged(output: Path) -> dict[str, torch.Tensor]:
     """The averaged weights of a run, not rounded to float16."""
     average: dict[str, torch.Tensor] = torch.load(output / "state.pt", weights_only=True)["average"]
     return average
+
+
+def interrupted_after(first: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the middle of the file that comes after the one whose result is `first`."""
+    treated = FileRestorer.treated
+
+    def stopping(self: FileRestorer, case: Case, progress: object = None) -> tuple[Outcome, images.Image]:
+        if first.exists():
+            raise KeyboardInterrupt
+        return treated(self, case)
+
+    monkeypatch.setattr(FileRestorer, "treated", stopping)
 
 
 def same_weights(a: Path, b: Path) -> bool:

@@ -16,7 +16,7 @@ from subprocess import PIPE
 import numpy as np
 import PIL.Image
 import pytest
-from helpers import SHIFT, dagl, picture, refused, shared
+from helpers import SHIFT, dagl, interrupted_after, picture, refused, shared
 from typer.testing import CliRunner
 
 from dagl_cli import files, images
@@ -295,14 +295,7 @@ def test_a_second_run_with_another_level_says_what_it_skips() -> None:
 def test_a_stopped_run_reports_what_was_done(monkeypatch: pytest.MonkeyPatch) -> None:
     picture("in/a.png")
     picture("in/b.png")
-    treated = FileRestorer.treated
-
-    def stopping(self: FileRestorer, case: Case, progress: object = None) -> tuple[Outcome, images.Image]:
-        if Path("in_dejpeg/a.png").exists():
-            raise KeyboardInterrupt
-        return treated(self, case)
-
-    monkeypatch.setattr(FileRestorer, "treated", stopping)
+    interrupted_after(Path("in_dejpeg/a.png"), monkeypatch)
     report = json.loads(dagl("dejpeg", "in", "--json", code=130)[0])
     assert (report["counts"], report["stopped"]) == ({"restored": 1}, "interrupted")
     assert [row["input"] for row in report["files"]] == ["in/a.png"]

@@ -14,7 +14,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import tifffile
-from helpers import SHIFT, dagl, picture, refused
+from helpers import SHIFT, dagl, interrupted_after, picture, refused
 
 from dagl_cli import images
 from dagl_cli.cli import console
@@ -304,14 +304,7 @@ def test_raw_files_are_shown_roughly_developed(monkeypatch: pytest.MonkeyPatch) 
 def test_a_stopped_run_has_its_report(monkeypatch: pytest.MonkeyPatch) -> None:
     picture("in/a.png")
     picture("in/b.png")
-    treated = FileRestorer.treated
-
-    def stopping(self: FileRestorer, case: Case, progress: object = None) -> tuple[Outcome, images.Image]:
-        if Path("in_dejpeg/a.png").exists():
-            raise KeyboardInterrupt
-        return treated(self, case)
-
-    monkeypatch.setattr(FileRestorer, "treated", stopping)
+    interrupted_after(Path("in_dejpeg/a.png"), monkeypatch)
     dagl("dejpeg", "in", "--report", "r.htm", code=130)
     assert [shown["name"] for shown in page("r.htm")[1]["pictures"]] == ["in/a.png"]
 
