@@ -16,7 +16,7 @@ import typer
 
 from .. import __version__
 from ..cluster.places import shown, uri
-from ..config import Options
+from ..config import Options, is_of_mosaics
 from ..errors import DaglError, UsageError
 from .account import Account, Row, counts, row_of, said_left_out, summary
 from .boundary import CommandLineError, flags, with_flags
@@ -66,7 +66,7 @@ def run(
         output,
         Naming(suffix, restoring.name, restoring.format, settings.get("sigma")),
         only=Filter(restoring.include or (), restoring.exclude or ()),
-        raws=settings["task"] in ("demosaic", "raw", "restore"),
+        raws=settings["task"] == "restore" or is_of_mosaics(settings["task"]),
         overwrite=restoring.overwrite,
         from_list=restoring.files_from is not None,
     )
