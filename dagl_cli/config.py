@@ -40,7 +40,7 @@ GRAPHS = {
     "equations": "Eq. 7-11 as printed: two 1x1 embeddings, patches compared as they are, heads that add to their input",
     "no-knn": "Table 5 'w/o THD': every node is a neighbour, no dynamic threshold",
     "no-attention": "Table 5 'w/o GAT': neighbours weighted by similarity, no softmax attention",
-    "gated": "pixel-exact patches of the noisy picture, neighbours by a pilot estimate, a gate in their DCT",
+    "gated": "pixel-exact patches, neighbours by a pilot estimate, a gate in their DCT, and learned values",
     "nonlocal": "Table 5 'NL' (1 head) and 'MHNL': pixel-wise non-local block, no patches, no threshold",
 }
 
@@ -84,6 +84,8 @@ class ModelConfig:
     """Side of the square of keys that a query of graph 'gated' sees."""
     neighbours: int = 16
     """How many keys at most become a query's neighbours in graph 'gated'."""
+    values: int = 0
+    """Numbers in what a node of graph 'gated' says beside its patch, learned from the network's features. 0: none."""
     graph: str = "released"
     """One of `GRAPHS`."""
     outer_blocks: int = 0
@@ -95,7 +97,7 @@ class ModelConfig:
     _SIZES: ClassVar = (
         "scale", "features", "head_features", "patch", "stride", "key_stride", "embedding", "window", "neighbours",
     )  # fmt: skip
-    _COUNTS: ClassVar = ("blocks", "stage_blocks", "stages", "heads", "outer_blocks")
+    _COUNTS: ClassVar = ("blocks", "stage_blocks", "stages", "heads", "outer_blocks", "values")
 
     def __post_init__(self) -> None:
         for least, names in ((1, self._SIZES), (0, self._COUNTS)):
@@ -128,6 +130,16 @@ class ModelConfig:
             raise UsageError(f"window must be at least {BLOCK} times stride, {BLOCK * self.stride}, not {self.window}")
         if (self.patch % 2 == 0 and self.graph != "gated") or self.stride > self.patch or self.stride % self.key_stride:
             raise UsageError("patch must be odd, stride at most patch and a multiple of key_stride")
+
+        if self.graph == "gated" and self.values and self.patch % self.scale:
+            raise UsageError(
+                f"patch must be a multiple of scale, {self.scale}, where there are values: not {self.patch}"
+            )
+
+    @property
+    def of_noise(self) -> bool:
+        """Whether the task's pictures are noisy, so that alike places in them are independent samples."""
+        return TASKS[self.task].noise_map and not TASKS[self.task].mosaic
 
     @property
     def on_pilot(self) -> bool:
@@ -237,7 +249,8 @@ def model_config(variant: str, task: str, channels: int) -> ModelConfig:
     if channels not in TASKS[task].channels:
         raise UsageError(f"`task` {task} has no model for {channels} channel(s): choose colour, 3 (`channels`)")
     blocks = 32 if (variant, task) == ("paper", "demosaic") else VARIANTS[variant].blocks
-    return replace(VARIANTS[variant], task=task, channels=channels, blocks=blocks, noise_map=TASKS[task].noise_map)
+    shape = replace(VARIANTS[variant], task=task, channels=channels, blocks=blocks, noise_map=TASKS[task].noise_map)
+    return replace(shape, values=16) if shape.on_pilot and not shape.of_noise else shape
 
 
 def variant_of(config: ModelConfig) -> str | None:

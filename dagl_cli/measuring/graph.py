@@ -91,7 +91,7 @@ def look(
     finally:
         handle.remove()
     if isinstance(module, GatedGraph):
-        noisy, pilot, level = caught[0]
+        noisy, pilot, level = caught[0][:3]
         return _gated(module, noisy, pilot, level, at, head - 1)
     assert isinstance(module, MGFAM)
     cell = model.config.scale * (2 if model.config.outer_blocks else 1)

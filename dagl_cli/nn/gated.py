@@ -6,11 +6,13 @@ Section 3.2 of the paper, in other terms, as `GatedGraph`:
     similarity   how near two patches of the pilot are (what the trunk made of the picture), in units of the noise
     neighbours   a dynamic number: of the nearest keys, those above the node's own threshold (Eq. 7, 8)
     attention    over the neighbours only (Eq. 9); an edge fades in as it passes the threshold
-    aggregation  of noisy patches (Eq. 10), coefficient by coefficient through a gate that holds noise back (Wiener's)
+    aggregation  of noisy patches (Eq. 10), coefficient by coefficient through a gate that holds noise back (Wiener's),
+                 and of values that are learned from the network's features
     fold         overlapping patches averaged (Eq. 11), those with less noise left weighing more
     heads        on the same candidates, each with its own threshold, temperature and gate, merged by `Fusion` (Eq. 12)
 
-Shapes: B images, C channels, P the patch's side, D = P² coefficients, Q queries, h x w keys, E candidates, K heads.
+Shapes: B images, C channels, P the patch's side, D = P² coefficients, Q queries, h x w keys, E candidates, K heads,
+V numbers in a learned value.
 """
 
 from __future__ import annotations
@@ -141,10 +143,34 @@ def smallest(distance: Tensor, count: int, group: int = 16) -> Tensor:
     return members.gather(1, best)
 
 
+class Values(nn.Module):
+    """What a node says beside its patch, learned: V numbers of the features in its place; and what pixels make of what
+    the neighbours say."""
+
+    def __init__(self, features: int, scale: int, heads: int, values: int, patch: int, stride: int) -> None:
+        super().__init__()
+        self.scale = scale
+        self.embed = nn.Conv2d(features, values, patch // scale)
+        self.fold = nn.ConvTranspose2d(heads * values, values, patch, stride, bias=False)
+
+    def forward(self, features: Tensor, keys: tuple[int, int]) -> Tensor:
+        """(B, features, H / scale, W / scale), rounded up -> (B, h, w, V): nodes that start between two of the
+        features' pixels have the mean of both."""
+        if self.scale == 1:
+            return self.embed(features).permute(0, 2, 3, 1)
+        embedded = self.embed(F.pad(features, (0, 1, 0, 1), mode="replicate"))
+        size = [self.scale * (side - 1) + 1 for side in embedded.shape[-2:]]
+        between = F.interpolate(embedded, size, mode="bilinear", align_corners=True)
+        return between[..., : keys[0], : keys[1]].permute(0, 2, 3, 1)
+
+
 class GatedGraph(nn.Module):
     """K heads of the graph: (noisy, pilot, sigma) -> what each makes of the picture."""
 
-    def __init__(self, channels: int, heads: int, patch: int, stride: int, window: int, neighbours: int) -> None:
+    def __init__(
+        self, channels: int, heads: int, patch: int, stride: int, window: int, neighbours: int,
+        values: Values | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.heads, self.patch, self.stride, self.window, self.neighbours = heads, patch, stride, window, neighbours
         size = patch * patch
@@ -159,13 +185,21 @@ class GatedGraph(nn.Module):
         self.noise, self.exponent, self.share = (nn.Parameter(torch.zeros(heads, 2, channels * size)) for _ in range(3))
         """Of the two gates, for what neighbours have in common and for what is the node's own: logarithms of the
         noise's weight and of the exponent; how much of the pilot comes in place of what is held back."""
+        self.values = values
 
-    def forward(self, noisy: Tensor, pilot: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    @property
+    def maps(self) -> int:
+        """How many maps come with the heads' pictures."""
+        return 2 * self.heads + (self.values.embed.out_channels if self.values else 0)
+
+    def forward(
+        self, noisy: Tensor, pilot: Tensor, sigma: Tensor, features: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """noisy, pilot: (B, C, H, W), float32, H and W such that patches at every stride cover them; sigma: (B,) on
-        the scale of the pixels.
+        the scale of the pixels; features: what the learned values are made of, if there are any.
 
-        Returns (B, K, C, H, W), the heads' pictures, and (B, 2 K, H, W), how much noise is left and how many
-        neighbours there were.
+        Returns (B, K, C, H, W), the heads' pictures, and (B, 2 K + V, H, W), how much noise is left, how many
+        neighbours there were, and what their learned values say.
         """
         channels = noisy.shape[1]
         height, width = noisy.shape[-2:]
@@ -175,8 +209,13 @@ class GatedGraph(nn.Module):
         brightness = pilot_nodes[..., : len(basis)].detach()
         with torch.no_grad():
             edges = self.search(brightness * (self.metric / 2).exp(), grid)
-        patches, noise, number = self.aggregate(noisy_nodes, pilot_nodes, edges, sigma.clamp_min(QUIETEST))
-        return self.collect(patches, noise, number, channels)
+        values = noisy_nodes[..., :0]
+        if self.values is not None:
+            assert features is not None
+            values = self.values(features, grid.keys)
+        nodes = (noisy_nodes, pilot_nodes, values)
+        patches, noise, number, said = self.aggregate(nodes, edges, sigma.clamp_min(QUIETEST))
+        return self.collect(patches, noise, number, said, channels)
 
     @property
     def basis(self) -> Tensor:
@@ -186,23 +225,23 @@ class GatedGraph(nn.Module):
     def search(self, embedded: Tensor, grid: Grid) -> Tensor:
         return search(embedded, grid, self.neighbours)
 
-    def aggregate(self, noisy: Tensor, pilot: Tensor, candidates: Tensor, sigma: Tensor) -> tuple[Tensor, ...]:
-        """(B, h, w, C D) nodes and (B, rows, columns, E) candidates -> (B, rows, columns, K, C D) patches, and of each
-        the variance of its noise in units of sigma² and the number of its neighbours, (B, rows, columns, K)."""
+    def aggregate(self, nodes: tuple[Tensor, ...], candidates: Tensor, sigma: Tensor) -> tuple[Tensor, ...]:
+        """Nodes, noisy, of the pilot, (B, h, w, C D), and learned, (B, h, w, V), and (B, rows, columns, E) candidates
+        -> (B, rows, columns, K, C D) patches, and of each the variance of its noise in units of sigma² and the number
+        of its neighbours, (B, rows, columns, K), and their values, (B, rows, columns, K, V)."""
         rows, columns, count = candidates.shape[1:]
-        step = max(1, CHUNK // (columns * count * noisy.shape[-1]))
+        step = max(1, CHUNK // (columns * count * nodes[0].shape[-1]))
         chunks = []
-        for image, (noisy_nodes, pilot_nodes, level) in enumerate(zip(noisy, pilot, sigma)):
+        for image, (level, *planes) in enumerate(zip(sigma, *nodes)):
             for first in range(0, rows, step):
                 some = candidates[image, first : first + step]
                 own_noisy, own_pilot = (
-                    nodes[first * self.stride :: self.stride, :: self.stride][: len(some), :columns].flatten(0, 1)
-                    for nodes in (noisy_nodes, pilot_nodes)
+                    plane[first * self.stride :: self.stride, :: self.stride][: len(some), :columns].flatten(0, 1)
+                    for plane in planes[:2]
                 )  # (Q, C D)
-                near_noisy, near_pilot = (
-                    nodes.flatten(0, 1).index_select(0, some.flatten()).view(len(own_pilot), count, -1)
-                    for nodes in (noisy_nodes, pilot_nodes)
-                )  # (Q, E, C D)
+                near_noisy, near_pilot, near_values = (
+                    plane.flatten(0, 1).index_select(0, some.flatten()).unflatten(0, (-1, count)) for plane in planes
+                )  # (Q, E, C D), (Q, E, V)
                 shift = near_pilot - own_pilot[:, None]
                 distance = self.distance(shift.square()) / level**2
                 weights = self.attention(distance, own_pilot / level)  # (Q, K, E)
@@ -212,8 +251,9 @@ class GatedGraph(nn.Module):
                 patches, noise = self.gate(
                     weights @ near_noisy, own_pilot[:, None] + mean_shift, spread, number, own_noisy, own_pilot, level
                 )
-                chunks.append([t.unflatten(0, (-1, columns)) for t in (patches, noise, number)])
-        return tuple(torch.cat(parts).unflatten(0, (len(noisy), rows)) for parts in zip(*chunks))
+                found = (patches, noise, number, weights @ near_values)
+                chunks.append([t.unflatten(0, (-1, columns)) for t in found])
+        return tuple(torch.cat(parts).unflatten(0, (len(sigma), rows)) for parts in zip(*chunks))
 
     def distance(self, squares: Tensor) -> Tensor:
         """(..., C D) squared differences -> (...), their weighted mean; of colours their brightness counts."""
@@ -258,7 +298,9 @@ class GatedGraph(nn.Module):
         patches = patches + shared_pilot * (1 - shared) * mean + own_pilot * (1 - own) * (pilot - mean)
         return patches, (shared.square() / number + own.square()).mean(-1)
 
-    def collect(self, patches: Tensor, noise: Tensor, number: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+    def collect(
+        self, patches: Tensor, noise: Tensor, number: Tensor, values: Tensor, channels: int
+    ) -> tuple[Tensor, Tensor]:
         """What `aggregate` gives -> what `forward` gives: patches folded, those with less noise weighing more."""
         weights = 1 / noise.clamp_min(LEAST)
         ones = weights.new_ones(1, 1, self.patch, self.patch)
@@ -268,15 +310,20 @@ class GatedGraph(nn.Module):
         weighted = (patches * weights[..., None]).unflatten(-1, (channels, -1)).permute(0, 3, 4, 5, 1, 2)
         images = fold(weighted.flatten(0, 2), self.basis, self.stride).unflatten(0, weighted.shape[:3])
         images = rgb((images / weight[:, :, None]).flatten(0, 1)).unflatten(0, maps.shape[:2])
-        return images, torch.cat(((weight / count).log() / 4, number / count / self.neighbours), 1)
+        found = [(weight / count).log() / 4, number / count / self.neighbours]
+        if self.values is not None:
+            found.append(self.values.fold(values.flatten(3).permute(0, 3, 1, 2)) / count[:, :1])
+        return images, torch.cat(found, 1)
 
 
-def reference(graph: GatedGraph, noisy: Tensor, pilot: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+def reference(
+    graph: GatedGraph, noisy: Tensor, pilot: Tensor, sigma: Tensor, features: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """`GatedGraph.forward`, the equations one after the other, with the whole graph in memory: Q x N edges a head."""
     _, channels, height, width = noisy.shape
     grid = Grid.of(height, width, graph.patch, graph.stride, graph.window)
     images, maps = [], []
-    for y, x, level in zip(opponent(noisy), opponent(pilot), sigma.clamp_min(QUIETEST)):
+    for i, (y, x, level) in enumerate(zip(opponent(noisy), opponent(pilot), sigma.clamp_min(QUIETEST))):
         # nodes: the DCT of all patches, (N, C D); which of them are queries; what these see
         y_nodes, x_nodes = (
             torch.einsum("cdn,ed->nce", F.unfold(image[:, None], graph.patch), graph.basis).flatten(1)
@@ -285,12 +332,12 @@ def reference(graph: GatedGraph, noisy: Tensor, pilot: Tensor, sigma: Tensor) ->
         places = torch.arange(grid.keys[0] * grid.keys[1]).view(grid.keys)
         queries = places[:: graph.stride, :: graph.stride].flatten()
         seen = torch.zeros(len(queries), len(places.flatten()), dtype=torch.bool)
-        for i, query in enumerate(queries.tolist()):
+        for q, query in enumerate(queries.tolist()):
             (top, bottom), (left, right) = (
                 grid.windows(axis)[place // graph.stride // BLOCK]
                 for axis, place in enumerate(divmod(query, grid.keys[1]))
             )
-            seen[i, places[top:bottom, left:right].flatten()] = True
+            seen[q, places[top:bottom, left:right].flatten()] = True
         own = x_nodes[queries]
         distance = graph.distance((x_nodes - own[:, None]).square())  # (Q, N)
         order = distance.masked_fill(~seen, math.inf)
@@ -318,7 +365,13 @@ def reference(graph: GatedGraph, noisy: Tensor, pilot: Tensor, sigma: Tensor) ->
         weights = 1 / noise.clamp_min(LEAST)
         weight, count = folded(everywhere(weights)), folded(everywhere(torch.ones_like(weights)))
         images.append(rgb(folded(pixels * weights.T[:, None, None]) / weight))
-        maps.append(torch.cat(((weight / count).log() / 4, folded(everywhere(number)) / count / graph.neighbours)))
+        found = [(weight / count).log() / 4, folded(everywhere(number)) / count / graph.neighbours]
+        if graph.values is not None:
+            assert features is not None
+            said = alpha @ graph.values(features[i : i + 1], grid.keys)[0].flatten(0, 1)  # (Q, K, V)
+            kernels = graph.values.fold.weight.unflatten(0, said.shape[1:])  # (K, V, V, P, P)
+            found.append(folded(torch.einsum("qkv,kvuyx->uyxq", said, kernels).flatten(1, 2)[:, None]) / count[:1])
+        maps.append(torch.cat(found))
     return torch.stack(images), torch.stack(maps)[:, :, 0]
 
 
@@ -337,8 +390,12 @@ class GatedStage(nn.Module):
         blocks: Iterable[nn.Module],
         graph: GatedGraph | None,
         blind: bool,
+        noise: bool,
     ) -> None:
         super().__init__()
+        self.noise = noise
+        """Whether the task's pictures are noisy: in others neighbours are no independent samples, and the graph has
+        the pilot's patches in place of theirs."""
         self.level = nn.Conv2d(features, 1, 1) if blind else None
         """Of a task that tells no noise level: its logarithm, of which each image's mean counts."""
         if self.level is not None:
@@ -346,7 +403,7 @@ class GatedStage(nn.Module):
             nn.init.constant_(self.level.bias, math.log(USUAL))  # type: ignore[arg-type]
         self.channels, self.scale, self.graph = channels, scale, graph
         self.heads = graph.heads if graph else 0
-        maps = channels * (2 + self.heads) + 2 * self.heads + 1
+        maps = channels * (2 + self.heads) + (graph.maps if graph else 0) + 1
         self.conv_in = nn.Conv2d(features + maps * scale**2, features, 3, padding=1)
         self.blocks = nn.Sequential(*blocks)
         self.conv_out = nn.Conv2d(features, (channels + self.heads) * scale**2, 3, padding=1)
@@ -361,7 +418,7 @@ class GatedStage(nn.Module):
             sigma = self.level(features).float().mean((1, 2, 3)).exp()
         with torch.autocast(noisy.device.type, enabled=False):
             noisy, pilot, sigma = noisy.float(), pilot.float(), sigma.float().clamp_min(QUIETEST)
-            heads, nodes = self.aggregate(noisy, pilot, sigma)
+            heads, nodes = self.aggregate(noisy if self.noise else pilot, pilot, sigma, features.float())
             level = sigma.view(-1, 1, 1, 1)
             steps = heads - pilot[:, None]  # (B, K, C, H, W)
             maps = (pilot, (noisy - pilot) / level, (steps / level[:, None]).flatten(1, 2), nodes,
@@ -373,13 +430,16 @@ class GatedStage(nn.Module):
         blend = blend + BLEND / max(1, self.heads)
         return pilot + (blend[:, :, None] * steps).sum(1) + level * own
 
-    def aggregate(self, noisy: Tensor, pilot: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    def aggregate(self, noisy: Tensor, pilot: Tensor, sigma: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         """`GatedGraph` on images of any size: mirrored at the right and at the bottom where no patch would reach."""
         if not self.graph:
             return noisy[:, None][:, :0], noisy[:, :0]
         height, width = noisy.shape[-2:]
         right, bottom = (covering(side, self.graph.patch, self.graph.stride) - side for side in (width, height))
-        heads, nodes = self.graph(*(mirrored(image, right, bottom) for image in (noisy, pilot)), sigma)
+        cells = (-(-more // self.scale) for more in (right, bottom))
+        heads, nodes = self.graph(
+            *(mirrored(image, right, bottom) for image in (noisy, pilot)), sigma, mirrored(features, *cells)
+        )
         return heads[..., :height, :width], nodes[..., :height, :width]
 
 

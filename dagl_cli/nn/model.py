@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..config import ModelConfig
 from .attention import nonlocal_attention, same_padding
-from .gated import GatedGraph, GatedStage, mirrored
+from .gated import GatedGraph, GatedStage, Values, mirrored
 from .streaming import streaming
 
 
@@ -210,9 +210,12 @@ class DAGL(nn.Module):
     def _stage(self, outer: int) -> nn.Module:
         c = self.config
         if c.graph == "gated":
-            graph = GatedGraph(c.channels, c.heads, c.patch, c.stride, c.window, c.neighbours) if c.heads else None
+            values = Values(outer, c.scale, c.heads, c.values, c.patch, c.stride) if c.heads and c.values else None
+            shape = (c.channels, c.heads, c.patch, c.stride, c.window, c.neighbours)
+            graph = GatedGraph(*shape, values) if c.heads else None
             blocks = (ResBlock(outer, c.activation) for _ in range(c.stage_blocks))
-            return GatedStage(c.channels, outer, c.scale, blocks, graph, blind=not c.noise_map or c.by_sample)
+            blind = not c.noise_map or c.by_sample
+            return GatedStage(c.channels, outer, c.scale, blocks, graph, blind, noise=c.of_noise)
         return STAGES.get(c.graph, MGFAM)(c)
 
     def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:

@@ -1,6 +1,7 @@
 """The gated graph: its fast form against the equations, and each equation against its own words."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from dagl_cli.errors import UsageError
 from dagl_cli.nn import gated
 from dagl_cli.nn.gated import (
     GatedGraph,
+    GatedStage,
     Grid,
+    Values,
     coefficients,
     covering,
     dct_basis,
@@ -27,13 +30,15 @@ from dagl_cli.nn.gated import (
 from dagl_cli.nn.model import DAGL, compiled
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-SHAPE = dict(channels=1, heads=2, patch=8, stride=4, window=64, neighbours=5)
+SHAPE: dict[str, Any] = dict(channels=1, heads=2, patch=8, stride=4, window=64, neighbours=5)
 
 
-def a_graph(**changes: int) -> GatedGraph:
-    """In float64, with every parameter off its start."""
+def a_graph(scale: int = 0, **changes: int) -> GatedGraph:
+    """In float64, with every parameter off its start. scale: of the features of its learned values; 0: none."""
     torch.manual_seed(0)
-    graph = GatedGraph(**{**SHAPE, **changes}).double()
+    shape: dict[str, Any] = {**SHAPE, **changes}
+    values = Values(4, scale, shape["heads"], 3, shape["patch"], shape["stride"]) if scale else None
+    graph = GatedGraph(**shape, values=values).double()
     with torch.no_grad():
         for parameter in graph.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -52,6 +57,7 @@ def pictures(channels: int, height: int, width: int) -> tuple[Tensor, Tensor, Te
     [
         (28, 36, {}), (20, 24, dict(channels=3)), (44, 40, dict(window=32)), (9, 13, dict(patch=5)), (8, 12, {}),
         (30, 22, dict(stride=2, neighbours=16)), (44, 76, dict(heads=1)), (12, 12, dict(neighbours=99)),
+        (20, 24, dict(scale=1)), (21, 26, dict(scale=2, patch=6, stride=5)),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("chunk", [1, gated.CHUNK])
@@ -64,7 +70,13 @@ def test_the_fast_form_equals_the_equations(
     for form in (lambda *inputs: reference(graph, *inputs), graph):
         noisy, pilot, sigma = pictures(changes.get("channels", 1), height, width)
         inputs = [noisy.requires_grad_(), pilot.requires_grad_(), *graph.parameters()]
-        images, maps = form(noisy, pilot, sigma)
+        given: tuple[Tensor, ...] = (noisy, pilot, sigma)
+        if scale := changes.get("scale"):
+            sides = (-(-side // scale) for side in (height, width))
+            features = torch.rand(2, 4, *sides, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+            given = (*given, features)
+            inputs.append(features.requires_grad_())
+        images, maps = form(*given)
         gradients = torch.autograd.grad(images.sin().sum() + maps.square().sum(), inputs)
         results.append((images, maps, *gradients))
     assert all(bool(gradient.any()) for gradient in results[0])
@@ -149,6 +161,29 @@ def test_the_gate_is_wieners_before_it_is_trained() -> None:
 
 
 @torch.no_grad()
+def test_values_lie_where_their_nodes_do() -> None:
+    """A node that starts on a pixel of the features has what they show below it; one between two has their mean."""
+    values, features = Values(2, 2, 1, 3, 6, 3), torch.rand(1, 2, 8, 9)
+    nodes = values(features, (11, 12))
+    assert nodes.shape == (1, 11, 12, 3)
+    below = values.embed(features).permute(0, 2, 3, 1)  # (1, 6, 7, 3)
+    torch.testing.assert_close(nodes[:, ::2, ::2], below[:, :, :6])
+    torch.testing.assert_close(nodes[:, 1::2, ::2], (below[:, :-1, :6] + below[:, 1:, :6]) / 2)
+
+
+@torch.no_grad()
+def test_tasks_without_noise_average_the_pilot() -> None:
+    """Decoded pictures hold no independent samples: there the graph sees the pilot alone."""
+    graph = GatedGraph(**{**SHAPE, "heads": 1})
+    noisy, pilot, _ = (image.float() for image in pictures(1, 16, 16))
+    features, sigma = torch.rand(2, 4, 16, 16), torch.tensor([0.1, 0.1])
+    for noise, seen in ((True, noisy), (False, pilot)):
+        stage = GatedStage(1, 4, 1, (), graph, blind=False, noise=noise)
+        expected = pilot + gated.BLEND * (graph(seen, pilot, sigma)[0][:, 0] - pilot)
+        torch.testing.assert_close(stage(noisy, pilot, features, sigma), expected)
+
+
+@torch.no_grad()
 def test_a_constant_picture_stays() -> None:
     """All weights add to 1, also at the borders: the fold loses nothing."""
     flat = torch.full((2, 1, 28, 24), 0.5, dtype=torch.float64)
@@ -169,8 +204,8 @@ def test_more_independent_samples_less_noise() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 9), (8, 8), (33, 26)])
-@pytest.mark.parametrize(("channels", "blind"), [(1, False), (3, False), (3, True)])
-def test_a_network_with_it_takes_any_size(size: tuple[int, int], channels: int, blind: bool) -> None:
+@pytest.mark.parametrize(("channels", "blind", "values"), [(1, False, 0), (3, False, 5), (3, True, 0), (1, True, 3)])
+def test_a_network_with_it_takes_any_size(size: tuple[int, int], channels: int, blind: bool, values: int) -> None:
     model = DAGL(
         ModelConfig(
             channels=channels,
@@ -184,6 +219,7 @@ def test_a_network_with_it_takes_any_size(size: tuple[int, int], channels: int, 
             patch=8,
             graph="gated",
             noise_map=not blind,
+            values=values,
         )
     )
     out = model(torch.rand(2, channels, *size), None if blind else torch.tensor([0.0, 50.0]))
@@ -224,6 +260,7 @@ def test_sizes_are_filled_up_by_mirroring() -> None:
     [
         (dict(window=31), "window must be at least 8 times stride, 32, not 31"),
         (dict(neighbours=0), "neighbours must be 1-1024"),
+        (dict(scale=2, values=8), "patch must be a multiple of scale, 2, where there are values: not 7"),
     ],
 )  # fmt: skip
 def test_impossible_graphs_are_refused(wrong: dict[str, int], message: str) -> None:

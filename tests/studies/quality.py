@@ -255,15 +255,17 @@ def without(restorer: Restorer) -> None:
     """Heads that leave the pilot as it is; stages that leave their features as they are."""
     for stage in restorer.model.stages:
         if isinstance(stage, GatedStage) and stage.graph:
-            stage.graph.forward = partial(pilots, stage.graph.heads)  # type: ignore[method-assign]
+            stage.graph.forward = partial(pilots, stage.graph)  # type: ignore[method-assign]
         else:
             stage.forward = lambda x: x
 
 
-def pilots(heads: int, noisy: Tensor, pilot: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+def pilots(
+    graph: GatedGraph, noisy: Tensor, pilot: Tensor, sigma: Tensor, features: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """`GatedGraph.forward` of a graph that does nothing."""
-    nothing = pilot.new_zeros(len(pilot), 2 * heads, *pilot.shape[-2:])
-    return pilot[:, None].expand(-1, heads, -1, -1, -1), nothing
+    nothing = pilot.new_zeros(len(pilot), graph.maps, *pilot.shape[-2:])
+    return pilot[:, None].expand(-1, graph.heads, -1, -1, -1), nothing
 
 
 def shuffled(restorer: Restorer) -> None:
@@ -315,7 +317,7 @@ def takes_part(arguments: argparse.Namespace) -> Iterator[Line]:
 
 
 def note(heads: int, most: int, seen: list[float], module: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
-    seen.append(most * float(output[1][:, heads:].mean()))
+    seen.append(most * float(output[1][:, heads : 2 * heads].mean()))
 
 
 def watched(restorer: Restorer) -> list[float]:
@@ -323,14 +325,7 @@ def watched(restorer: Restorer) -> list[float]:
     seen: list[float] = []
     for stage in restorer.model.stages:
         if isinstance(stage, GatedStage) and stage.graph:
-            heads, most = stage.graph.heads, stage.graph.neighbours
-
-            def note(
-                module: Any, inputs: Any, output: tuple[Tensor, Tensor], heads: int = heads, most: int = most
-            ) -> None:
-                seen.append(most * float(output[1][:, heads:].mean()))
-
-            stage.graph.register_forward_hook(note)
+            stage.graph.register_forward_hook(partial(note, stage.graph.heads, stage.graph.neighbours, seen))
     return seen
 
 
