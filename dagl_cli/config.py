@@ -24,6 +24,7 @@ DEFAULT_PATTERN = "RGGB"
 """Of the mosaics that users bring: most cameras' pattern."""
 DEVICES = ("auto", "all", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+BACKENDS = ("auto", "torch", "openvino")
 TILINGS = ("blend", "whole", "chop")
 
 RAW_FILES = "https://raw.githubusercontent.com"
@@ -43,6 +44,12 @@ GRAPHS = {
     "gated": "pixel-exact patches, neighbours by a pilot estimate, a gate in their DCT, and learned values",
     "nonlocal": "Table 5 'NL' (1 head) and 'MHNL': pixel-wise non-local block, no patches, no threshold",
 }
+NO_ONNX = {
+    "nonlocal": "its cost depends on the size in Python code",
+    "equations": "its patches are cut out for one size",
+    "gated": "its search for neighbours runs over blocks in Python code",
+}
+"""Graphs that have no ONNX export, and why."""
 
 
 @dataclass(frozen=True)
@@ -270,6 +277,11 @@ class Options:
     precision: str = "auto"
     """One of `PRECISIONS`; 'auto' is bf16 on CUDA, fp32 elsewhere, and for results of 8 bits bf16 on CPUs too that are
     faster with it, where hardly a value changes by half a level."""
+    backend: str = "auto"
+    """What runs the network, one of `BACKENDS`; 'auto' is OpenVINO on CPUs where it is installed, faster, and worth its
+    start, else torch."""
+    threads: int | None = None
+    """CPU threads of the whole process; None: what torch takes."""
     tile: int | None = None
     """Largest side of the tiles in pixels; None: what the model advises (`ModelConfig.tile`)."""
     overlap: int | None = None
@@ -295,6 +307,10 @@ class Options:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise unknown("precision", self.precision, PRECISIONS)
+        if self.backend not in BACKENDS:
+            raise unknown("backend", self.backend, BACKENDS)
+        if self.threads is not None and self.threads < 1:
+            raise UsageError(f"`threads` {self.threads} must be 1 or more")
         if self.tile is not None and self.tile < SMALLEST_TILE:
             raise UsageError(f"`tile` {self.tile} is too small: use at least {SMALLEST_TILE}")
         if self.overlap is not None and self.overlap < 0:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from dagl_cli.measuring import cases, datasets
 from dagl_cli.measuring.cases import Published
-from dagl_cli.restoring import estimate
+from dagl_cli.restoring import estimate, openvino
 from dagl_cli.store import weights
 
 torch.set_num_threads(min(2, os.cpu_count() or 1))
@@ -50,6 +50,14 @@ class Skips:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         for reason in skips.unexpected(self.reasons):
             terminalreporter.write_line(f"skipped, and not allowed to be (tests/skips.py): {reason}", red=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_openvino(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What the user has converted would run in torch's place."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(openvino, "folder", lambda folder=tmp_path_factory.mktemp("openvino"): folder)
+        yield
 
 
 @pytest.fixture(scope="module")

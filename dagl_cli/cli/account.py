@@ -67,11 +67,13 @@ def row_of(
     model: str | None = None,
     digest: str | None = None,
     precision: str | None = None,
+    backend: str | None = None,
     note: str | None = None,
 ) -> Row:
     return {
         "input": source, "output": target, "status": status, "seconds": seconds, "sigma": sigma, "quality": quality,
-        "model": model, "precision": precision, "sha256": digest, "message": with_flags(note) if note else None,
+        "model": model, "precision": precision, "backend": backend, "sha256": digest,
+        "message": with_flags(note) if note else None,
     }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from ..config import DEVICES, MAX_PIXELS, PRECISIONS
+from ..config import BACKENDS, DEVICES, MAX_PIXELS, PRECISIONS
 from ..config import Options as RunOptions
 from .completion import among, formats, models
 
@@ -160,6 +160,16 @@ Precision = Annotated[
     str,
     typer.Option(help="auto, fp32, bf16 or fp16.", envvar="DAGL_PRECISION", autocompletion=among(PRECISIONS)),
 ]
+Backend = Annotated[
+    str,
+    typer.Option(
+        help="What runs the network: auto, torch, or on CPUs openvino (needs dagl[openvino]).",
+        envvar="DAGL_BACKEND", autocompletion=among(BACKENDS),
+    ),
+]  # fmt: skip
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads; default: one for each core.", envvar="DAGL_THREADS")
+]
 Tile = Annotated[
     int | None,
     typer.Option(
@@ -250,6 +260,8 @@ class Running:
 
     device: Device = "auto"
     precision: Precision = "auto"
+    backend: Backend = "auto"
+    threads: Threads = None
     tile: Tile = None
     overlap: Overlap = None
     ensemble: Ensemble = False

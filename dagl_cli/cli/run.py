@@ -171,7 +171,7 @@ def inputs(context: typer.Context, paths: list[Path] | None, restoring: Restorin
 
 RECORDED = (
     "sigma", "real", "pattern", "force", "denoise", "strength", "luma", "chroma", "ensemble", "tile", "overlap",
-    "precision",
+    "precision", "backend",
 )  # fmt: skip
 """What of a command line shapes pixels, and names no file and nobody."""
 

@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,8 @@ def ours(
                 f"`model` {model}: not here: `dagl weights import --task {named[1]}` fetches it"
             ) from None
         raise error
+    if options.backend == "auto":  # which may change its mind within a row
+        options = replace(options, backend="torch")
     restorer = load_model(task, channels, model=path, options=options, warn=warn)
     if restorer.config.channels != channels:
         kinds = {1: "gray", 3: "colour"}
@@ -125,7 +127,7 @@ def settings(restorer: Restorer, path: Path) -> Settings:
         tile=restorer.tile if blend else None,
         overlap=min(restorer.overlap, restorer.tile // 2) if blend else None,
         ensemble="x8" if options.ensemble else "none",
-        device=str(restorer.device),
+        device=f"{restorer.device}, OpenVINO" if restorer.backend == "openvino" else str(restorer.device),
         precision=str(restorer.dtype()).removeprefix("torch."),
     )
 

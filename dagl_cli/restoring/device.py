@@ -16,6 +16,8 @@ from torch import Tensor
 from ..errors import UsageError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+HALF_LEVEL = 0.5 / 255
+"""By more no value of 8 bits may change for a faster precision, but for one in a thousand."""
 MOST_AT_ONCE = 32
 """Tiles in a batch: more make no GPU faster."""
 

@@ -178,6 +178,7 @@ class FileRestorer(PictureRestorer):
         """How a picture was restored, for its file: nothing of where it lay, and by whom."""
         values: dict[str, str | float | None] = {"version": __version__, "command": self.command}
         values |= {"model": outcome.model, "sha256": outcome.digest, "sigma": outcome.sigma, "quality": outcome.quality}
+        values |= {"precision": outcome.precision, "backend": outcome.backend}
         values |= {key: value for key, value in self.settings().items() if value is not None}
         return {key: _text(value) for key, value in values.items() if value is not None}
 

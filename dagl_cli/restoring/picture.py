@@ -55,6 +55,8 @@ class Outcome:
     """SHA-256 of the model's file."""
     precision: str | None = None
     """What the network computed in, one of `PRECISIONS`."""
+    backend: str | None = None
+    """What ran it, one of `BACKENDS`."""
     note: str | None = None
     seconds: float = 0.0
 
@@ -262,6 +264,7 @@ class PictureRestorer:
         models: list[Restorer] = []
         outcome, notes = Outcome("unchanged"), []
         precisions: list[str] = []
+        backends: list[str] = []
         for task in self._tasks(case):
             finding = found[task] if task in found else self._examine(case, task)
             notes.append(finding.nothing or finding.note)
@@ -275,10 +278,12 @@ class PictureRestorer:
             case = self._done(case, task, finding, progress)
             models.append(restorer)
             precisions.append(restorer.precision(case.picture.depth, min(case.pixels.shape[:2])))
+            backends.append(restorer.backend)
             outcome.status = "restored"
         if outcome.status == "restored" and len(notes) > 1:  # of several steps only what was done is told
             notes = [note for note in notes if note and "left as it is" not in note]
         outcome.precision = " + ".join(dict.fromkeys(precisions)) or None
+        outcome.backend = " + ".join(dict.fromkeys(backends)) or None
         outcome.model = " + ".join(restorer.name for restorer in models) or None
         outcome.digest = " + ".join(restorer.digest for restorer in models if restorer.digest) or None
         outcome.note = "; ".join(filter(None, notes)) or None

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -28,9 +29,10 @@ from ..degrade import bayer_masks, bayer_mosaic
 from ..errors import DaglError, UsageError, unknown
 from ..nn.model import DAGL
 from ..store import weights
-from . import tiling
+from . import openvino, tiling
 from .device import (
     DTYPES,
+    HALF_LEVEL,
     MOST_AT_ONCE,
     bfloat16_is_faster,
     full,
@@ -40,14 +42,14 @@ from .device import (
     pick_dtype,
     sent,
 )
+from .openvino import OpenVINO
 from .tiling import Tick
 
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
 COMPILING = 40.0
 """Seconds that compiling a network takes, about."""
 Warn = Callable[[str], None]
 """Called with one line that the user should know of."""
-HALF_LEVEL = 0.5 / 255
-"""By more no value of 8 bits may change for a faster precision, but for one in a thousand."""
 NARROW = 32
 """Pictures with a side below this, in pixels, are computed in float32 on a CPU, whatever was asked for: in bfloat16
 oneDNN's convolutions read beyond feature maps that are 1 to 3 wide, and what lies there can be no number."""
@@ -77,8 +79,11 @@ class Restorer:
         self.config, self.name, self.options, self.warn, self.digest = model.config, name, options, warn, digest
         check_options(self.config, options)
         self.tile, self.overlap = first_tile(self.config, options)
-        self.device = pick_device(options.device)
-        if self.device.type == "cpu" and options.device == "auto" and torch.cuda.is_available():
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        wanted = "cpu" if options.backend == "openvino" else options.device
+        self.device = pick_device(wanted)
+        if self.device.type == "cpu" and wanted == "auto" and torch.cuda.is_available():
             warn("the GPU has no free memory, other programs have it: going on with `device` cpu")
         try:
             self.model = model.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -92,6 +97,11 @@ class Restorer:
         self.forward = Forward(self.model)
         self._serves: bool | None = None
         """Whether bfloat16 does on the CPU, once it was tried."""
+        self.backend = "torch"
+        """What ran the last picture, or runs all: one of `BACKENDS`."""
+        self._openvino = self._alternative()
+        if self._openvino and options.backend == "openvino":
+            self.backend = "openvino"
 
     def __call__(
         self,
@@ -112,6 +122,19 @@ class Restorer:
         for this and all later images. Raises what `check_input` raises.
         """
         check_input(self.config, self.name, x, sigma, pattern)
+        start = time.perf_counter()
+        if self._openvino:
+            torchs = NAMES[self._torchs(depth, min(x.shape[-2:]))]
+            takes = self._openvino.takes(x[0].numel(), torchs, self._is_exact(depth))
+            self.backend = "openvino" if takes else "torch"
+        restored = self._restored(x, sigma, pattern, progress, depth)
+        if self._openvino and self.backend == "torch":
+            self._openvino.worked(time.perf_counter() - start)
+        return restored
+
+    def _restored(
+        self, x: Tensor, sigma: float | Tensor | None, pattern: str, progress: Tick | None, depth: int
+    ) -> Tensor:
         if is_of_mosaics(self.config.task):
             mosaic = bayer_mosaic(x.expand(3, -1, -1)[None], pattern)[0]
             if sigma is not None:
@@ -147,7 +170,13 @@ class Restorer:
         return restored[:, int(top) : int(top) + height, int(left) : int(left) + width]
 
     def _network(self, sigma: float | None, depth: int) -> tiling.Network:
-        return lambda batch: self._run(batch, sigma, self.dtype(depth, min(batch.shape[-2:])))
+        def run(batch: Tensor) -> Tensor:
+            side = min(batch.shape[-2:])
+            if self._openvino and self.backend == "openvino":
+                return torch.from_numpy(self._openvino(*self._told(batch, sigma), self.precision(depth, side)))
+            return self._run(batch, sigma, self._torchs(depth, side))
+
+        return run
 
     def _run(self, batch: Tensor, sigma: float | None, dtype: torch.dtype) -> Tensor:
         """sigma: None where the model takes none, and where the last channel of the batch is the level."""
@@ -174,30 +203,76 @@ class Restorer:
         depth: bits of the result's samples. For 8, 'auto' is bfloat16 on a CPU too, if that is faster there and hardly
         a value of a test picture changes by half a level. side: the picture's shorter one, in pixels.
         """
+        if self._openvino and self.backend == "openvino" and side >= NARROW:
+            return DTYPES[self._openvino.precision(self._is_exact(depth))]
+        return self._torchs(depth, side)
+
+    def precision(self, depth: int = 16, side: int = NARROW) -> str:
+        """`dtype` as in `PRECISIONS`."""
+        return NAMES[self.dtype(depth, side)]
+
+    def _torchs(self, depth: int, side: int) -> torch.dtype:
+        """What torch would compute in."""
         if self.device.type == "cpu" and side < NARROW:
             return torch.float32
-        exact = depth > 8 or self.config.task == "demosaic"  # at 41 dB bfloat16 costs 0.014 dB (Kodak24), else 0.001
-        if self.options.precision != "auto" or self.device.type != "cpu" or exact:
+        if self.options.precision != "auto" or self.device.type != "cpu" or self._is_exact(depth):
             return pick_dtype(self.options.precision, self.device)
         if self._serves is None:
             self._serves = bfloat16_is_faster() and self._change() < HALF_LEVEL
         return torch.bfloat16 if self._serves else torch.float32
 
-    def precision(self, depth: int = 16, side: int = NARROW) -> str:
-        """`dtype` as in `PRECISIONS`."""
-        return next(name for name, dtype in DTYPES.items() if dtype == self.dtype(depth, side))
+    def _is_exact(self, depth: int) -> bool:
+        """Whether the result must be: at 41 dB bfloat16 costs 0.014 dB (Kodak24), else 0.001."""
+        return depth > 8 or self.config.task == "demosaic"
 
     def _change(self) -> float:
-        """What bfloat16 changes in a noisy picture of edges and waves: exceeded by one value in a thousand."""
-        y, x = torch.meshgrid(*(torch.linspace(-1, 1, 64),) * 2, indexing="ij")
-        picture = 0.5 + 0.2 * torch.sin(40 * x * y) + 0.25 * torch.sign(x + 0.3 * y) * (y > 0)
-        noise = torch.randn(1, self.config.channels, 64, 64, generator=torch.Generator().manual_seed(0)) * 25 / 255
-        noisy = (picture + noise).clamp(0, 1)
-        if is_of_mosaics(self.config.task):
-            noisy = bayer_mosaic(noisy, PAPER_PATTERN)
-        sigma = 25.0 if self.config.noise_map else None
+        """What bfloat16 changes in a test picture: exceeded by one value in a thousand."""
+        noisy, sigma = self._sample(64)
         exact, quick = (self._run(noisy, sigma, dtype) for dtype in (torch.float32, torch.bfloat16))
         return float((exact - quick).abs().flatten().quantile(0.999))
+
+    def _sample(self, side: int) -> tuple[Tensor, float | None]:
+        """A noisy picture of edges and waves, (1, C, side, side), and its level."""
+        y, x = torch.meshgrid(*(torch.linspace(-1, 1, side),) * 2, indexing="ij")
+        picture = 0.5 + 0.2 * torch.sin(40 * x * y) + 0.25 * torch.sign(x + 0.3 * y) * (y > 0)
+        generator = torch.Generator().manual_seed(0)
+        noisy = picture + torch.randn(1, self.config.channels, side, side, generator=generator) * 25 / 255
+        noisy = noisy.clamp(0, 1)
+        if is_of_mosaics(self.config.task):
+            noisy = bayer_mosaic(noisy, PAPER_PATTERN)
+        return noisy, 25.0 if self.config.noise_map else None
+
+    def _alternative(self) -> OpenVINO | None:
+        """OpenVINO, where it could run this network. Raises UsageError where it should, and could not."""
+        asked = self.options.backend == "openvino"
+        if self.options.backend == "torch" or (self.device.type != "cpu" and not asked):
+            return None
+        try:
+            openvino.check(self.config, self.options)
+            if self.digest is None:
+                raise UsageError("`backend` openvino is for weight files, and this network came from none")
+        except UsageError:
+            if asked:
+                raise
+            return None
+        noisy, sigma = self._sample(192)
+
+        def by_torch(precision: str) -> np.ndarray:
+            return self._run(noisy, sigma, DTYPES[precision]).numpy()
+
+        return OpenVINO(
+            self.model, self.digest, self.options, torch.get_num_threads(), self._told(noisy, sigma), by_torch,
+            lambda line: self.warn(f"{self.name}: {line}"),
+        )  # fmt: skip
+
+    def _told(self, batch: Tensor, sigma: float | None) -> tuple[np.ndarray, np.ndarray | None]:
+        """What `_run` takes, as OpenVINO takes it."""
+        if self.config.noise_map and sigma is None:
+            return batch[:, :-1].contiguous().numpy(), batch[:, -1:].contiguous().numpy()
+        level = None if sigma is None else np.full(len(batch), sigma, np.float32)
+        if level is not None and self.config.by_sample:
+            level = np.broadcast_to(level[:, None, None, None], (len(batch), 1, *batch.shape[2:])).copy()
+        return batch.contiguous().numpy(), level
 
     def _tiled(self, run: tiling.Network, x: Tensor, progress: Tick | None) -> Tensor:
         while True:
@@ -301,6 +376,8 @@ def check_options(config: ModelConfig, options: Options) -> None:
     tile, overlap = first_tile(config, options)
     if options.overlap is not None and overlap > tile // 2:
         raise UsageError(f"`overlap` {overlap} must be at most half of `tile`, which is {tile}")
+    if options.backend == "openvino":
+        openvino.check(config, options)
 
 
 def check_input(config: ModelConfig, name: str, x: Tensor, sigma: float | Tensor | None, pattern: str) -> None:

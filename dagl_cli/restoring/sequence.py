@@ -35,6 +35,7 @@ class Tally:
     models: dict[str, None] = field(default_factory=dict)
     digests: dict[str, None] = field(default_factory=dict)
     precisions: dict[str, None] = field(default_factory=dict)
+    backends: dict[str, None] = field(default_factory=dict)
     levels: list[float] = field(default_factory=list)
     qualities: list[int] = field(default_factory=list)
     notes: dict[str, None] = field(default_factory=dict)
@@ -45,7 +46,10 @@ class Tally:
         self.restored += outcome.status == "restored"
         self.pages += frame.number != self.last
         self.last = frame.number
-        told = ((self.models, outcome.model), (self.digests, outcome.digest), (self.precisions, outcome.precision))
+        told = (
+            (self.models, outcome.model), (self.digests, outcome.digest), (self.precisions, outcome.precision),
+            (self.backends, outcome.backend),
+        )  # fmt: skip
         for names, name in told:
             if name:
                 names[name] = None
@@ -74,6 +78,7 @@ class Tally:
             model=", ".join(self.models) or None,
             digest=", ".join(self.digests) or None,
             precision=", ".join(self.precisions) or None,
+            backend=", ".join(self.backends) or None,
             note="; ".join(said),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import types
 import warnings
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import __version__
+from ..config import NO_ONNX, ModelConfig
 from ..errors import DaglError, UsageError, WeightsError
 from ..files import replacing
 from ..nn.attention import exportable
@@ -36,29 +38,13 @@ def export(path: Path, target: Path) -> float:
         raise UsageError(f"`onnx` needs {error.name}: pip install 'dagl[onnx]'") from None
     model, info = weights.load(path)
     c = model.config
-    if c.graph == "nonlocal":
-        raise WeightsError(f"{path}: graph 'nonlocal' has no ONNX export: its cost depends on the size in Python code")
-    if c.graph == "equations":
-        raise WeightsError(f"{path}: graph 'equations' has no ONNX export: its patches are cut out for one size")
-    if c.graph == "gated":
-        raise WeightsError(
-            f"{path}: graph 'gated' has no ONNX export: its search for neighbours runs over blocks in Python code; the "
-            "plain network, `denoise-gray-fast`, has one"
-        )
-    for stage in model.stages:
-        stage.forward = types.MethodType(_forward_exportable, stage)
-    names = ["image", "sigma"] if c.noise_map else ["image"]
-    size = {0: "batch", 2: "height", 3: "width"}
+    if why := NO_ONNX.get(c.graph):
+        plain = "; the plain network, `denoise-gray-fast`, has one" if c.graph == "gated" else ""
+        raise WeightsError(f"{path}: graph '{c.graph}' has no ONNX export: {why}{plain}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as temporary:
-            with warnings.catch_warnings(), torch.inference_mode():
-                warnings.simplefilter("ignore")  # the tracer's; what it made is checked below
-                torch.onnx.export(
-                    model, _inputs(model, 1, 48, 64), str(temporary), input_names=names, output_names=["restored"],
-                    opset_version=OPSET, dynamo=False,  # the newer exporter fails on the symbolic sizes of the graph
-                    dynamic_axes={"image": size, "restored": size, "sigma": size if c.by_sample else {0: "batch"}},
-                )  # fmt: skip
+            write(model, temporary)
             made = onnx.load(temporary)
             about = {
                 "dagl.version": __version__, "dagl.config": json.dumps(c.to_dict()), "dagl.task": c.task,
@@ -70,14 +56,13 @@ def export(path: Path, target: Path) -> float:
             onnx.helper.set_model_props(made, {key: str(value) for key, value in about.items()})
             onnx.checker.check_model(made)
             onnx.save(made, temporary)
-            reference, _ = weights.load(path)
             session = onnxruntime.InferenceSession(temporary, providers=["CPUExecutionProvider"])
             difference = 0.0
             for height, width in ((64, 48), (75, 90)):
                 inputs = _inputs(model, 2, height, width)
-                found = session.run(None, {name: value.numpy() for name, value in zip(names, inputs)})[0]
+                found = session.run(None, {name: value.numpy() for name, value in zip(inputs_of(c), inputs)})[0]
                 with torch.inference_mode():
-                    difference = max(difference, float((torch.from_numpy(found) - reference(*inputs)).abs().max()))
+                    difference = max(difference, float((torch.from_numpy(found) - model(*inputs)).abs().max()))
             if not difference <= 1e-4:
                 raise WeightsError(
                     f"{path}: the ONNX network differs from PyTorch by {difference:.1e}: please report this"
@@ -85,6 +70,26 @@ def export(path: Path, target: Path) -> float:
     except OSError as error:
         raise DaglError(f"{target}: {error.strerror}: choose another folder, or make room") from None
     return difference
+
+
+def write(model: DAGL, target: Path) -> None:
+    """The network alone, with inputs and output as `export` names them. Needs the package `onnx`. Raises OSError."""
+    model = copy.deepcopy(model)
+    for stage in model.stages:
+        stage.forward = types.MethodType(_forward_exportable, stage)
+    size = {0: "batch", 2: "height", 3: "width"}
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # the tracer's; what it made is to be checked
+        torch.onnx.export(
+            model, _inputs(model, 1, 48, 64), str(target), input_names=inputs_of(model.config),
+            output_names=["restored"], opset_version=OPSET,
+            dynamo=False,  # the newer exporter fails on the symbolic sizes of the graph
+            dynamic_axes={"image": size, "restored": size, "sigma": size if model.config.by_sample else {0: "batch"}},
+        )  # fmt: skip
+
+
+def inputs_of(config: ModelConfig) -> list[str]:
+    return ["image", "sigma"] if config.noise_map else ["image"]
 
 
 def _forward_exportable(stage: MGFAM, x: Tensor) -> Tensor:

@@ -52,7 +52,19 @@ def test_values_are_completed(
 
 def test_every_option_with_names_is_completed() -> None:
     """By the names of parameters, so that a new command cannot forget one."""
-    kinds = {"task", "preset", "variant", "model", "dataset", "device", "precision", "pattern", "tiling", "protocol"}
+    kinds = {
+        "task",
+        "preset",
+        "variant",
+        "model",
+        "dataset",
+        "device",
+        "precision",
+        "backend",
+        "pattern",
+        "tiling",
+        "protocol",
+    }
     found = set()
     for words, command in COMMANDS.items():
         for parameter in command.params:

@@ -239,7 +239,7 @@ def test_json() -> None:
     a, b, c = report["files"]
     assert a | {"seconds": 0} == {
         "input": "in/a.png", "output": "out/a.png", "status": "unchanged", "seconds": 0, "sigma": 0.0,
-        "quality": None, "model": None, "sha256": None, "precision": None,
+        "quality": None, "model": None, "sha256": None, "precision": None, "backend": None,
         "message": "no noise found: left as it is; --sigma decides otherwise",
     }  # fmt: skip
     assert (b["status"], c["status"]) == ("skipped", "failed")

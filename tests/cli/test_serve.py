@@ -51,7 +51,7 @@ def test_jobs_are_done_with_networks_that_stay(monkeypatch: pytest.MonkeyPatch) 
     assert first == {
         "id": 1, "input": "in.png", "output": "a.png", "status": "restored", "seconds": first["seconds"], "sigma": None,
         "quality": None, "model": "denoise-gray", "message": None, "sha256": first["sha256"],
-        "precision": "fp32",
+        "precision": "fp32", "backend": "torch",
     }  # fmt: skip
     assert [(row["id"], row["output"], row["status"]) for row in others] == [
         ("two", "new/b.png", "restored"), ([3], "in_denoised.png", "restored"), ({"n": 4}, "e.jpg", "restored"),

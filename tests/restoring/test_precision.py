@@ -15,7 +15,8 @@ from dagl_cli.config import Options
 from dagl_cli.nn import model as nn_model
 from dagl_cli.restoring import device, restorer
 from dagl_cli.restoring.api import restore
-from dagl_cli.restoring.restorer import HALF_LEVEL, Restorer, load_model
+from dagl_cli.restoring.device import HALF_LEVEL
+from dagl_cli.restoring.restorer import Restorer, load_model
 from dagl_cli.store import weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -4,6 +4,7 @@
     python tests/studies/speed.py train --release DIR     a training step of 8 crops of 64x64, released and ours
     python tests/studies/speed.py memory                  peak memory and seconds of `dagl denoise` by image size
     python tests/studies/speed.py methods                 our denoisers in each precision, and others: quality, time
+    python tests/studies/speed.py backends                torch and OpenVINO, model by model
     python tests/studies/speed.py start                   `dagl denoise` of a small picture, against torch alone
 
 DIR is the folder DN_Gray of a checkout of the authors' repository; without --release only ours is timed.
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,10 +34,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from dagl_cli.cli import keep_freed_memory
 from dagl_cli.config import Options, model_config
 from dagl_cli.degrade import degraded
+from dagl_cli.errors import UsageError
 from dagl_cli.measuring import datasets, peers
 from dagl_cli.nn.model import DAGL
 from dagl_cli.restoring import tiling
+from dagl_cli.restoring.device import seconds as best_of
 from dagl_cli.restoring.restorer import Restorer, load_model
+from dagl_cli.store import weights
 from dagl_cli.store.release import convert_released, released_config
 
 
@@ -224,6 +229,11 @@ def methods(folder: Path, checkpoint: Path | None, limit: int | None, plot: Path
             for precision in ("fp32", "bf16"):
                 ours = load_model("denoise", channels, model=model, options=Options("cpu", precision=precision))
                 runs[f"{model}, {precision}"] = partial(ours, sigma=25.0)
+                with suppress(UsageError):  # not for every network
+                    how = Options(precision=precision, backend="openvino")
+                    runs[f"{model}, {precision}, OpenVINO"] = partial(
+                        load_model("denoise", channels, model=model, options=how), sigma=25.0
+                    )
         runs["NLM (scikit-image)"] = lambda x: peers.PEERS["nlm"].run(x, 25.0)
         if find_spec("cv2"):
             runs["fastNlMeans (OpenCV)"] = fast_nl_means
@@ -247,7 +257,7 @@ def methods(folder: Path, checkpoint: Path | None, limit: int | None, plot: Path
                 errors[method] -= 10 * math.log10(float((restored - clean).square().mean()))
                 if method.endswith("fp32"):
                     exact = restored
-                elif method.endswith("bf16") and exact is not None:
+                elif method.endswith(("bf16", "OpenVINO")) and exact is not None:
                     change = 255 * (restored - exact).abs()
                     worst[method] = max(worst[method], float(change.max()))
                     many[method] += 100 * float((change > 0.5).float().mean())
@@ -264,6 +274,26 @@ def methods(folder: Path, checkpoint: Path | None, limit: int | None, plot: Path
             rows += [(method, spent[1], errors[method] / images)] if channels == 1 else []
     if plot:
         plot.write_text(chart(rows), encoding="utf-8")
+
+
+def backends(models: list[str], size: int, turns: int) -> None:
+    """Each model on noise of size x size pixels, by torch and by OpenVINO, by turns: the fastest of each counts."""
+    print(f"| seconds/MP, {torch.get_num_threads()} threads | torch fp32 | bf16 | OpenVINO fp32 | bf16 | ratios | |")
+    print("|---|---|---|---|---|---|---|")
+    for name in models:
+        config, *_ = weights.describe(weights.resolve(name, "denoise", 1))
+        x, sigma = torch.rand(config.channels, size, size), 25.0 if config.noise_map else None
+        runs = {}
+        for backend in ("torch", "openvino"):
+            for precision in ("fp32", "bf16"):
+                how = Options("cpu", precision, backend)
+                ours = load_model(config.task, config.channels, model=name, options=how)
+                runs[f"{backend} {precision}"] = partial(ours, x, sigma)
+        for run in runs.values():
+            run()
+        spent = [1e6 * best / size**2 for best in best_of(runs, turns).values()]
+        ratios = [spent[0] / spent[2], spent[1] / spent[3]]
+        print(f"| {name} | {' | '.join(f'{s:.2f}' for s in (*spent, *ratios))} |", flush=True)
 
 
 def fast_nl_means(x: torch.Tensor) -> torch.Tensor:
@@ -340,13 +370,15 @@ def starting(times: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["network", "train", "memory", "methods", "start"])
+    parser.add_argument("what", choices=["network", "train", "memory", "methods", "backends", "start"])
     parser.add_argument("--release", type=Path, help="folder DN_Gray of the authors' repository")
     parser.add_argument("--size", type=int, default=512, help="side of the image for `network`")
     parser.add_argument("--steps", type=int, default=2, help="for `train`: the fastest of so many counts")
     parser.add_argument("--only", choices=["release", "fp32", "bf16"], help="for `train`: this one, in this process")
     parser.add_argument("--megapixels", type=float, nargs="+", default=[1, 4, 16, 24])
     parser.add_argument("--model", default="denoise-color")
+    parser.add_argument("--models", nargs="+", help="for `backends`",
+                        default=["denoise-gray-fast", "denoise-color", "dejpeg-color", "real-color"])  # fmt: skip
     parser.add_argument("--data-dir", type=Path, help="for `methods`: the test sets; default: where dagl keeps them")
     parser.add_argument("--checkpoint", type=Path, help="for `methods`: another denoiser, for gray at sigma 25")
     parser.add_argument("--limit", type=int, help="for `methods`: so many images of each set")
@@ -361,6 +393,8 @@ if __name__ == "__main__":
     elif arguments.what == "methods":
         folder = arguments.data_dir or datasets.default_folder()
         methods(folder, arguments.checkpoint, arguments.limit, arguments.plot)
+    elif arguments.what == "backends":
+        backends(arguments.models, arguments.size, arguments.steps)
     elif arguments.what == "start":
         starting(arguments.steps)
     else:
