@@ -312,12 +312,12 @@ def filtered_noise(clean: Tensor, random: Random) -> tuple[Tensor, Tensor]:
 def noisy_pair(scene: Tensor, random: Random) -> tuple[Tensor, Tensor]:
     """(noisy, clean) for training and validation, of a crop (1 or 3, H, W) of a photograph; 8 bits.
 
-    Half by `photograph`, half by `filtered_noise`, for which 40 % are darkened. One in eight is gray, in three equal
-    channels; those of gray models are all gray: the luma of both.
+    A fifth by `photograph`, the others by `filtered_noise`, for which 40 % are darkened. One in eight is gray, in three
+    equal channels; those of gray models are all gray: the luma of both.
     """
     channels = len(scene)
     scene = enlarged(scene.expand(3, -1, -1), random)
-    if random.random() < 0.5:
+    if random.random() < 0.2:
         noisy, clean = photograph(scene, Camera.random(random), random)
     else:
         dark = random.uniform(0.2, 0.9) if random.random() < 0.4 else 1.0
@@ -329,9 +329,9 @@ def noisy_pair(scene: Tensor, random: Random) -> tuple[Tensor, Tensor]:
 
 
 def enlarged(scene: Tensor, random: Random) -> Tensor:
-    """A part of a scene (3, H, W) at its size, three times in four: by up to 2.4, as high ISO is soft at the pixel."""
+    """A part of a scene (3, H, W) at its size, four times in five: by up to 3, as high ISO is soft at the pixel."""
     height, width = scene.shape[-2:]
-    zoom = random.uniform(1, 2.4) if random.random() < 0.75 else 1.0
+    zoom = random.uniform(1, 3) if random.random() < 0.8 else 1.0
     rows, columns = round(height / zoom), round(width / zoom)
     top, left = random.integers(height - rows + 1), random.integers(width - columns + 1)
     return _resized(scene[:, top : top + rows, left : left + columns], (height, width)).clamp(0, 1)
