@@ -230,13 +230,16 @@ def is_of_mosaics(task: str) -> bool:
 _PAPER = ModelConfig()
 _HALF = replace(_PAPER, scale=2, activation="relu")
 _QUARTER = replace(_HALF, features=128, blocks=6, outer_blocks=3)
+_GATED: dict[str, Any] = {"stages": 1, "heads": 2, "graph": "gated", "patch": 8}
 
 VARIANTS: dict[str, ModelConfig] = {
     "paper": _PAPER,
     "lite": replace(_QUARTER, blocks=12, stages=1, heads=1, embedding=64),
     "fast": replace(_QUARTER, stages=1, heads=1, embedding=64),
     "half": replace(_HALF, blocks=12, stages=1, heads=1, key_stride=2, embedding=64),
-    "dagl": replace(_QUARTER, blocks=12, stages=1, heads=2, graph="gated", patch=8),
+    "dagl": replace(_QUARTER, blocks=12, **_GATED),
+    "dagl-unet": replace(_QUARTER, values=16, **_GATED),
+    "dagl-trunk": replace(_HALF, blocks=12, values=16, **_GATED),
     "unet-deep": replace(_QUARTER, blocks=12, stages=0, heads=0),
     "unet": replace(_QUARTER, stages=0, heads=0),
     "trunk": replace(_HALF, blocks=12, stages=0, heads=0),
@@ -244,7 +247,8 @@ VARIANTS: dict[str, ModelConfig] = {
 """Named shapes. `paper` is DAGL as released. `lite` is DAGL for CPUs, with its blocks and one head at a quarter of the
 resolution, between ResBlocks at half of it; `fast` has half of its blocks; `half` is narrower and runs at half of the
 resolution. `unet-deep`, `unet` and `trunk` are the residual networks of these three without a graph (so they are not
-DAGL, and are never called so)."""
+DAGL, and are never called so); `dagl`, `dagl-unet` and `dagl-trunk` are each of them with a graph over pixel-exact
+patches behind it."""
 
 
 def model_config(variant: str, task: str, channels: int) -> ModelConfig:
