@@ -51,8 +51,9 @@ COMPILING = 40.0
 Warn = Callable[[str], None]
 """Called with one line that the user should know of."""
 NARROW = 32
-"""Pictures with a side below this, in pixels, are computed in float32 on a CPU, whatever was asked for: in bfloat16
-oneDNN's convolutions read beyond feature maps that are 1 to 3 wide, and what lies there can be no number."""
+"""Pictures with a side below this, in pixels, are computed in float32 by torch on a CPU, whatever was asked for: in
+bfloat16 oneDNN's convolutions read beyond feature maps that are 1 to 3 wide, and what lies there can be no number; and
+an ONNX network always mirrors at its edges, for which these can be too small."""
 Kept = dict[Path, tuple[DAGL, str]]
 """Weight files -> network and SHA-256, as they were loaded."""
 
@@ -124,8 +125,9 @@ class Restorer:
         check_input(self.config, self.name, x, sigma, pattern)
         start = time.perf_counter()
         if self._openvino:
-            torchs = NAMES[self._torchs(depth, min(x.shape[-2:]))]
-            takes = self._openvino.takes(x[0].numel(), torchs, self._is_exact(depth))
+            side = min(x.shape[-2:])
+            torchs = NAMES[self._torchs(depth, side)]
+            takes = side >= NARROW and self._openvino.takes(x[0].numel(), torchs, self._is_exact(depth))
             self.backend = "openvino" if takes else "torch"
         restored = self._restored(x, sigma, pattern, progress, depth)
         if self._openvino and self.backend == "torch":
@@ -172,7 +174,7 @@ class Restorer:
     def _network(self, sigma: float | None, depth: int) -> tiling.Network:
         def run(batch: Tensor) -> Tensor:
             side = min(batch.shape[-2:])
-            if self._openvino and self.backend == "openvino":
+            if self._openvino and self.backend == "openvino" and side >= NARROW:
                 return torch.from_numpy(self._openvino(*self._told(batch, sigma), self.precision(depth, side)))
             return self._run(batch, sigma, self._torchs(depth, side))
 

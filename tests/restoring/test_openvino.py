@@ -58,6 +58,13 @@ def test_its_results_are_torchs_with_the_same_tiles(weights: Path) -> None:
     assert (torchs(x, 25) - x).abs().max() > 1e-3, "the network does something"
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 3, 50), (1, 31, 31)])
+def test_narrow_pictures_are_torchs(weights: Path, shape: tuple[int, ...]) -> None:
+    x, mine = torch.rand(shape), loaded(weights, precision="bf16" if "BF16" in openvino.capabilities() else "fp32")
+    assert torch.equal(mine(x, 25), loaded(weights, backend="torch", precision="fp32")(x, 25))
+    assert (mine.backend, mine.precision(side=min(shape[1:]))) == ("torch", "fp32")
+
+
 NETWORKS: dict[str, dict[str, Any]] = {
     "raw": {"task": "raw", "channels": 3},
     "demosaic": {"task": "demosaic", "channels": 3, "noise_map": False, "outer_blocks": 1},
