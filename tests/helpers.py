@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
+from functools import partial
 from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import Any, TypeVar
@@ -16,12 +18,12 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from dagl_cli import images
 from dagl_cli.cli import app
 from dagl_cli.config import TASKS, ModelConfig
 from dagl_cli.nn.model import DAGL
 from dagl_cli.restoring.file import FileRestorer
-from dagl_cli.restoring.picture import Case, Outcome
+from dagl_cli.restoring.picture import Outcome
+from dagl_cli.restoring.steps import Steps
 from dagl_cli.store import weights
 from dagl_cli.store.release import convert_released, released_config
 from dagl_cli.training.presets import TrainConfig
@@ -201,14 +203,16 @@ def averaged(output: Path) -> dict[str, torch.Tensor]:
 
 def interrupted_after(first: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C in the middle of the file that comes after the one whose result is `first`."""
-    treated = FileRestorer.treated
+    steps = FileRestorer.steps
 
-    def stopping(self: FileRestorer, case: Case, progress: object = None) -> tuple[Outcome, images.Image]:
-        if first.exists():
-            raise KeyboardInterrupt
-        return treated(self, case)
+    def stopping(self: FileRestorer, source: Path, target: Path, **how: Any) -> Steps[Outcome]:
+        if target == first:
+            return (yield from steps(self, source, target, **how))
+        while not first.exists():
+            yield partial(time.sleep, 0.01)
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(FileRestorer, "treated", stopping)
+    monkeypatch.setattr(FileRestorer, "steps", stopping)
 
 
 def same_weights(a: Path, b: Path) -> bool:

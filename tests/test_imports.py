@@ -14,7 +14,7 @@ import dagl_cli
 PACKAGE = Path(dagl_cli.__file__).parent
 
 LAYERS = [
-    "errors files",
+    "errors files silence",
     "config packages",
     "images",
     "frames",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from mimetypes import guess_type
 from typing import Any
 
+from ..silence import heard
 from .boundary import with_flags
 from .console import say
 
@@ -43,7 +44,8 @@ class Account:
         else:
             say(described(row), quiet=self.quiet)
         if self.json_lines:
-            print(json.dumps(row), flush=True)
+            with heard():
+                print(json.dumps(row), flush=True)
 
     def note(self, line: str) -> None:
         say(f"Note: {with_flags(line)}", "yellow", quiet=self.quiet)
@@ -129,4 +131,5 @@ def print_report(rows: list[Row], left_out: dict[str, list[str]], stopped: str |
     ]
     if stopped:
         report["stopped"] = stopped
-    print(json.dumps(report, indent=2), flush=True)
+    with heard():
+        print(json.dumps(report, indent=2), flush=True)

@@ -15,6 +15,7 @@ from rich.progress import Progress, ProgressColumn
 
 from ..errors import DaglError
 from ..errors import plain as plain  # for the commands
+from ..silence import heard
 
 
 class Messages:
@@ -22,14 +23,16 @@ class Messages:
 
     def write(self, text: str) -> int:
         try:
-            return sys.stderr.write(text)
+            with heard():
+                return sys.stderr.write(text)
         except OSError:
             lose(sys.stderr)
             return len(text)
 
     def flush(self) -> None:
         try:
-            sys.stderr.flush()
+            with heard():
+                sys.stderr.flush()
         except OSError:
             lose(sys.stderr)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean
@@ -28,7 +28,7 @@ SAMPLE = 100
 
 
 class Progress:
-    """Of a batch, one file after the other. To be entered; then `begin`, `tick` and `end` are called as it goes on.
+    """Of a batch. To be entered; then `tick` and `end` are called as it goes on.
 
     overwrite: existing results are work, too. clock: seconds.
     """
@@ -41,9 +41,14 @@ class Progress:
         self._bars = bars(text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), quiet=quiet)
         self._files = self._bars.add_task("files", total=len(jobs), visible=len(jobs) > 1)
         self._tiles = self._bars.add_task("tiles", total=None)
+        self._lock = threading.Lock()
+        """Several devices tell of their files, each in its own thread."""
+        self._now: Job | None = None
         self._ended, self._tile = 0, (0, 1)
-        self._size = self._mean = 1.0
-        """Pixels of the file at work, and of all on average."""
+        self._begun: dict[Job, tuple[float, float]] = {}
+        """Files at work, of which there can be several: their pixels, and the share of them that is done."""
+        self._mean = 1.0
+        """Pixels of all files on average."""
         self._done = 0.0
         """Pixels of finished files."""
         self._first: tuple[float, float] | None = None
@@ -58,27 +63,31 @@ class Progress:
     def __exit__(self, *error: Any) -> None:
         self._bars.stop()
 
-    def begin(self, job: Job) -> None:
-        self._bars.reset(self._tiles, description=plain(Path(job.name).name))
+    def tick(self, job: Job, done: int, total: int) -> None:
+        """After every batch of tiles of a file; with 0 where its first one is awaited."""
+        with self._lock:
+            if job != self._now:
+                self._now = job
+                self._bars.reset(self._tiles, description=plain(Path(job.name).name))
+            if not done:
+                return
+            self._bars.update(self._tiles, completed=done, total=total)
+            size, _ = self._begun.get(job) or (_pixels_of(job) or self._mean, 0.0)
+            self._begun[job], self._tile = (size, done / total), (done, total)
+            if self._first is None:
+                self._mean = self._measured(size)
+                self._first = self.clock(), self._pixels()
+            self._tell()
 
-    def tick(self, done: int, total: int) -> None:
-        """After every batch of tiles of a file."""
-        self._bars.update(self._tiles, completed=done, total=total)
-        if self._tile == (0, 1):
-            self._size = pixels_of(self.jobs[self._ended]) or self._mean
-        self._tile = done, total
-        if self._first is None:
-            self._mean = self._measured()
-            self._first = self.clock(), self._pixels()
-        self._tell()
-
-    def end(self, skipped: bool) -> None:
+    def end(self, job: Job, skipped: bool) -> None:
         """After every file."""
-        self._bars.advance(self._files)
-        if not skipped:
-            self._done += self._size if self._tile != (0, 1) else self._mean
-        self._ended, self._tile, self._size = self._ended + 1, (0, 1), self._mean
-        self._tell()
+        with self._lock:
+            self._bars.advance(self._files)
+            size, _ = self._begun.pop(job, (self._mean, 0.0))
+            if not skipped:
+                self._done += size
+            self._ended, self._tile = self._ended + 1, (0, 1)
+            self._tell()
 
     def left(self) -> float | None:
         """Seconds that the rest takes; None: too early to say."""
@@ -86,19 +95,19 @@ class Progress:
             return None
         if (done := self._pixels() - self._first[1]) <= 0:
             return None
-        here = self._size * (1 - self._tile[0] / self._tile[1])
-        rest = self._mean * (len(self.jobs) - self._ended - 1) + here if self._ended < len(self.jobs) else 0.0
+        here = sum(size * (1 - share) for size, share in self._begun.values())
+        rest = self._mean * (len(self.jobs) - self._ended - len(self._begun)) + here
         return rest * spent / done
 
     def _pixels(self) -> float:
-        return self._done + self._size * self._tile[0] / self._tile[1]
+        return self._done + sum(size * share for size, share in self._begun.values())
 
-    def _measured(self) -> float:
-        """Mean of the pixels that a file has to be restored, as far as their headers tell."""
+    def _measured(self, size: float) -> float:
+        """Mean of the pixels that a file has to be restored, as far as their headers tell. size: if none does."""
         some = self.jobs[:: max(1, len(self.jobs) // SAMPLE)]
-        known = [size for job in some if (size := pixels_of(job))]
+        known = [pixels for job in some if (pixels := _pixels_of(job))]
         share = mean(self.overwrite or not _is_there(job) for job in some)
-        return (mean(known) if known else self._size) * (share or 1.0)
+        return (mean(known) if known else size) * (share or 1.0)
 
     def _tell(self) -> None:
         left, now = self.left(), self.clock()
@@ -115,19 +124,10 @@ class Progress:
             say(f"{done:,} of {total:,} {unit} done{rest}.", quiet=self.quiet or errors.is_terminal)
 
 
-def pixels_of(job: Job) -> int | None:
-    """Pixels of a file by its header, as far as Pillow knows it."""
-    import PIL.Image
+def _pixels_of(job: Job) -> int | None:
+    from ..images import pixels_of
 
-    if not isinstance(job.source, Path) or not job.source.is_file():  # opening a pipe would wait for its other end
-        return None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with PIL.Image.open(job.source) as image:
-                return image.width * image.height
-    except Exception:  # what is wrong with a file, reading it will say
-        return None
+    return pixels_of(job.source) if isinstance(job.source, Path) and job.waits_for_nobody() else None
 
 
 def _is_there(job: Job) -> bool:

@@ -235,7 +235,7 @@ def restore(
     for path, why in planned.failures.items():
         account.add(row_of(path, None, status="failed", note=why))
     with Progress(jobs, overwrite=restoring.overwrite, quiet=restoring.quiet) as progress:
-        for job, outcome in done(begin=progress.begin, progress=progress.tick):
+        for job, outcome in done(progress=progress.tick):
             account.add(closed(job, outcome))
             if (
                 gallery
@@ -245,7 +245,7 @@ def restore(
                 and not (uri(job.source) or uri(job.target))
             ):
                 gallery.add(job.source, job.target)
-            progress.end(skipped=outcome.status == "skipped")
+            progress.end(job, skipped=outcome.status == "skipped")
     order = {shown(source): number for number, (source, _) in enumerate(planned.files)}
     account.rows.sort(key=lambda row: order.get(row["input"], -1))  # several workers end in another order
 

@@ -16,12 +16,11 @@ from typing import Any
 from ..config import TASKS, Options
 from ..errors import DaglError, UsageError, one_line
 from ..files import clean, version
-from ..images.silence import silent
-from ..restoring.batch import EXISTS, Job
+from ..restoring.batch import EXISTS, Job, JobTick
 from ..restoring.file import FileRestorer
 from ..restoring.picture import Outcome
 from ..restoring.restorer import find_model
-from ..restoring.tiling import Tick
+from ..silence import silent
 from . import places
 from .actor import Actor
 
@@ -51,12 +50,10 @@ class ClusterBatch:
     warn: Callable[[str], None] = lambda line: None
     _warned: set[str] = field(default_factory=set, init=False)
 
-    def run(
-        self, begin: Callable[[Job], None] = lambda job: None, progress: Tick | None = None
-    ) -> Iterator[tuple[Job, Outcome]]:
+    def run(self, progress: JobTick | None = None) -> Iterator[tuple[Job, Outcome]]:
         """Each job and what became of it, in the order in which they end.
 
-        The arguments are those of `Batch.run`; nothing is known of a file before it is done.
+        progress: as for `Batch.run`; nothing is known of a file before it is done.
         Raises DaglError for a cluster that cannot be reached, and what `Batch.run` raises.
         """
         restorer = FileRestorer(**self.settings)

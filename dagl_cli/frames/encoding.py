@@ -17,7 +17,7 @@ import numpy as np
 from .. import images
 from ..errors import ImageError
 from ..images import Image, xmp
-from ..images.silence import silent
+from ..silence import silent
 from . import planes
 from .sequence import Frame, Writer
 

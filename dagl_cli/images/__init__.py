@@ -8,8 +8,8 @@ from .exif import iso_setting
 from .exif import of_raw as raw_exif
 from .formats import FORMATS, NAMES, SUFFIXES, is_image_path, result_suffix
 from .image import Image, Metadata, Resolution
-from .reading import assembled, load, read, read_errors, record
-from .writing import check_target, encoded, levels, opened, write, write_errors
+from .reading import assembled, load, pixels_of, read, read_errors, record
+from .writing import check_target, encoded, file_of, levels, opened, put, write, write_errors
 
 __all__ = [
     "FORMATS",
@@ -21,11 +21,14 @@ __all__ = [
     "assembled",
     "check_target",
     "encoded",
+    "file_of",
     "is_image_path",
     "iso_setting",
     "levels",
     "load",
     "opened",
+    "pixels_of",
+    "put",
     "raw_exif",
     "read",
     "read_errors",

@@ -6,7 +6,6 @@ what other channels and attributes it has goes along.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import warnings
 from fractions import Fraction
@@ -15,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import ImageError
+from ..silence import mute
 from . import xmp
 from .image import Metadata, Resolution, check_size, refuse_frames, unpremultiplied
-from .silence import silent
 
 START = b"v/1\x01"
 _STORED = ("dataWindow", "displayWindow", "screenWindowCenter", "screenWindowWidth", "lineOrder", "compression")
@@ -73,7 +72,7 @@ def decode(data: bytes, max_pixels: int) -> tuple[np.ndarray, Metadata]:
 def _opened(exr: Any, data: bytes, header_only: bool = False) -> Any:
     """A file, without what the package prints. A truncated one has no parts. Raises ImageError."""
     try:
-        with silent(), contextlib.redirect_stdout(io.StringIO()):
+        with mute():
             return exr.File(io.BytesIO(data), separate_channels=True, header_only=header_only, num_threads=1)
     except (RuntimeError, ValueError, TypeError):
         raise ImageError("it is damaged or truncated: get an intact copy of it") from None
@@ -134,7 +133,7 @@ def encode(levels: np.ndarray, metadata: Metadata) -> bytes:
         header[_RECORD] = xmp.element(metadata.record).decode()
     planes = {name: np.ascontiguousarray(levels[..., i]) for i, name in enumerate(names[: levels.shape[2]])}
     stream = io.BytesIO()
-    with silent(), contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+    with mute(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exr.File(header, metadata.exr_channels | planes).write(stream)
     return stream.getvalue()

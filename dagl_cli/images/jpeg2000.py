@@ -11,9 +11,9 @@ import imagecodecs
 import numpy as np
 
 from ..errors import ImageError
+from ..silence import silent
 from .boxes import boxes
 from .image import Metadata, Resolution, check_size, spread
-from .silence import silent
 
 START = b"\0\0\0\x0cjP  \r\n\x87\n"
 CODESTREAM = b"\xff\x4f\xff\x51"

@@ -16,8 +16,8 @@ import imagecodecs
 import numpy as np
 
 from ..errors import ImageError
+from ..silence import silent
 from .image import Metadata, Resolution, check_size, refuse_frames
-from .silence import silent
 
 _BITS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 """Colour types: gray, RGB, palette, gray with alpha, RGB with alpha -> the bit depths they come in."""

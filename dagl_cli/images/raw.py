@@ -20,9 +20,9 @@ import numpy as np
 import tifffile
 
 from ..errors import DaglError, ImageError
+from ..silence import silent
 from .colour import srgb_decode, srgb_encode
 from .exif import Tiff
-from .silence import silent
 
 SUFFIXES = frozenset({
     ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dng", ".erf", ".fff", ".iiq", ".kdc", ".mef", ".mos", ".mrw", ".nef",

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import PIL.Image
 
 from ..config import MAX_PIXELS
 from ..errors import ImageError
+from ..silence import quiet
 from . import colour, exif, xmp
 from .formats import FORMATS, format_of
 from .image import Image, Metadata, Resolution
@@ -68,6 +69,15 @@ def read_errors(name: str) -> Iterator[None]:
 DAMAGED = "it is damaged or truncated: get an intact copy of it"
 
 
+def pixels_of(path: Path) -> int | None:
+    """Of a picture by its header, as far as Pillow knows it."""
+    try:
+        with quiet(), PIL.Image.open(path) as image:
+            return image.width * image.height
+    except Exception:  # what is wrong with a file, reading it will say
+        return None
+
+
 def load(stream: BinaryIO, *, name: str, max_pixels: int = MAX_PIXELS) -> bytes:
     """What `read` would read of a stream, and GIF. Raises ImageError for what is no image."""
     with read_errors(name):
@@ -86,14 +96,6 @@ def record(source: Path | str | bytes) -> dict[str, str]:
 
 
 _NEAR = 1 << 17
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps Pillow's warnings, about odd metadata mostly, from being printed."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        yield
 
 
 def _load(source: Path | str | bytes | BinaryIO, most: int) -> tuple[str, bytes]:

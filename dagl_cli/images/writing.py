@@ -16,10 +16,10 @@ import numpy as np
 
 from .. import files
 from ..errors import ImageError, one_line
+from ..silence import quiet
 from . import xmp
 from .formats import FORMATS, INSTEAD, SUFFIXES
 from .image import Image, Metadata
-from .reading import quiet
 
 _REMEDIES = {
     errno.ENOSPC: ": free some space",
@@ -65,19 +65,44 @@ def write(
     target exists, or the system refuses to write.
     """
     notes: list[str] = []
+    data: bytes | memoryview
+    if isinstance(image, bytes):
+        data = image
+    else:
+        data, notes = file_of(image, target, format=format, strip_metadata=strip_metadata, overwrite=overwrite)
+    put(data, target, overwrite=overwrite, inputs=inputs)
+    return notes
+
+
+def file_of(
+    image: Image,
+    target: Path | str | BinaryIO,
+    *,
+    format: str | None = None,
+    strip_metadata: bool = False,
+    overwrite: bool = False,
+) -> tuple[bytes | memoryview, list[str]]:
+    """The bytes that `write` would write, and what it would return. Raises ImageError."""
+    notes: list[str] = []
     with write_errors(target):
-        data: bytes | memoryview
-        if isinstance(image, bytes):
-            data = image
-        else:
-            format = _checked_format(image, target, format, overwrite, strip_metadata)
-            with quiet():
-                data = encoded(image, format, strip_metadata, notes)
+        format = _checked_format(image, target, format, overwrite, strip_metadata)
+        with quiet():
+            return encoded(image, format, strip_metadata, notes), notes
+
+
+def put(
+    data: bytes | memoryview,
+    target: Path | str | BinaryIO,
+    *,
+    overwrite: bool = False,
+    inputs: Container[files.Entry] = frozenset(),
+) -> None:
+    """Writes a file's bytes as `write` does. Raises ImageError."""
+    with write_errors(target):
         if isinstance(target, (str, Path)):
             files.write(Path(target), data, overwrite=overwrite, inputs=inputs)
         else:
             target.write(data)
-    return notes
 
 
 @contextmanager

@@ -11,14 +11,21 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+import torch
+
+from .. import images
 from ..errors import DaglError, ImageError, UsageError, WeightsError, one_line
 from ..files import Entry, claimed, clean, entries, version
 from .file import FileRestorer, make_folder
 from .picture import Outcome
-from .tiling import Tick
+from .steps import Steps, finished, overlapped
 
 EXISTS = "the output exists: `overwrite` replaces it"
 MEANWHILE = "another run made it meanwhile"
+MOST_FILES = 8
+"""So many are in work at once, but never more than the processor has cores, and one."""
+MOST_PIXELS = 32_000_000
+"""Of all that are in work: two photographs of 16 megapixels, or a single larger one."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,22 @@ class Job:
     target: Path | BinaryIO
     name: str
     """What errors call the source."""
+
+    def waits_for_nobody(self) -> bool:
+        """Whether the source is a file, and no stream or pipe, which may have nobody at its other end."""
+        return isinstance(self.source, Path) and self.source.is_file()
+
+    def size(self) -> int:
+        """About how many pixels are in memory while it is in work, by the file's header and its length."""
+        if not isinstance(self.source, Path):
+            return MOST_PIXELS
+        with suppress(OSError):
+            return max(images.pixels_of(self.source) or 0, os.stat(self.source).st_size // 2)
+        return 0
+
+
+JobTick = Callable[[Job, int, int], None]
+"""Called with a job and its (pieces done, pieces in all) after every batch, and before the first where it is alone."""
 
 
 @dataclass
@@ -51,15 +74,12 @@ class Batch:
     _cleaned: set[Path] = field(default_factory=set, init=False)
 
     def run(
-        self,
-        begin: Callable[[Job], None] = lambda job: None,
-        progress: Tick | None = None,
-        dealt: Iterable[Job] | None = None,
+        self, progress: JobTick | None = None, dealt: Iterable[Job] | None = None, at_once: int | None = None
     ) -> Iterator[tuple[Job, Outcome]]:
-        """Each job and what became of it, one after the other.
+        """Each job and what became of it, in their order.
 
-        begin: called with a job before it is begun. progress: as for `FileRestorer`. dealt: those of the jobs that
-        this batch is to do, where several share them.
+        dealt: those of the jobs that this batch is to do, where several share them. at_once: so many jobs are in work
+        at the same time, see `overlapped`; None: by the processor.
         Raises UsageError or WeightsError for what no file can be restored with.
         """
         for job in self.jobs:
@@ -68,15 +88,28 @@ class Batch:
             if isinstance(job.target, Path) and self.overwrite:
                 self._before[job.target] = version(job.target)
         try:
-            for job in self.jobs if dealt is None else dealt:
-                begin(job)
-                start = time.perf_counter()
-                outcome = caught(job.name, partial(self._job, job, progress))
+            for job, outcome, seconds in self._done(progress, self.jobs if dealt is None else dealt, at_once):
                 if outcome.status != "skipped" and not self.dry_run:
-                    outcome.seconds = round(time.perf_counter() - start, 3)
+                    outcome.seconds = round(seconds, 3)
                 yield job, outcome
         finally:
             self.tidy()
+
+    def _done(
+        self, progress: JobTick | None, jobs: Iterable[Job], at_once: int | None
+    ) -> Iterator[tuple[Job, Outcome, float]]:
+        def steps(job: Job) -> Steps[Outcome]:
+            return _caught_steps(job.name, self._job(job, progress))
+
+        if len(self.jobs) > 1:
+            usual = max(3, min(MOST_FILES, torch.get_num_threads() + 1))
+            yield from overlapped(jobs, steps, Job.size, at_once or usual, MOST_PIXELS)
+            return
+        for job in jobs:
+            if progress:
+                progress(job, 0, 1)
+            start = time.perf_counter()
+            yield job, finished(steps(job)), time.perf_counter() - start
 
     def tidy(self) -> None:
         """Removes the folders that were made and of which nothing came."""
@@ -84,24 +117,27 @@ class Batch:
             with suppress(OSError):
                 folder.rmdir()
 
-    def _job(self, job: Job, progress: Tick | None) -> Outcome:
+    def _job(self, job: Job, progress: JobTick | None) -> Steps[Outcome]:
         target = job.target
         if isinstance(target, Path) and not self.overwrite and os.path.lexists(target):
             otherwise = self.restorer.made_otherwise(target)
             return Outcome("skipped", note="; ".join(filter(None, [EXISTS, otherwise])))
         if self.dry_run:
-            return self.restorer.examine(job.source, target, name=job.name)
+            examined: Outcome = yield partial(self.restorer.examine, job.source, target, name=job.name)
+            return examined
+        tick = partial(progress, job) if progress else None
         if not isinstance(target, Path):
-            return self.restorer(job.source, target, name=job.name, progress=progress)
+            return (yield from self.restorer.steps(job.source, target, name=job.name, progress=tick))
         with self._claimed(target) as mine:
             if not mine:
                 return Outcome("skipped", note="another run is making it")
             if os.path.lexists(target) and not (self.overwrite and version(target) == self._before[target]):
                 return Outcome("skipped", note=MEANWHILE)
+            steps = self.restorer.steps(
+                job.source, target, name=job.name, overwrite=self.overwrite, inputs=self._inputs, progress=tick
+            )
             try:
-                return self.restorer(
-                    job.source, target, name=job.name, overwrite=self.overwrite, inputs=self._inputs, progress=progress
-                )
+                return (yield from steps) if job.waits_for_nobody() else finished(steps)
             except ImageError as error:
                 if isinstance(error.__cause__, FileExistsError):  # where the file system has no locks
                     return Outcome("skipped", note=MEANWHILE)
@@ -134,11 +170,24 @@ def caught(name: str, make: Callable[[], Outcome]) -> Outcome:
     """An error of one file is its outcome. Raises UsageError or WeightsError, which concern all."""
     try:
         return make()
-    except (UsageError, WeightsError):
-        raise
-    except ImageError as error:  # names the file
+    except Exception as error:
+        return _failed(name, error)
+
+
+def _caught_steps(name: str, steps: Steps[Outcome]) -> Steps[Outcome]:
+    """As `caught`."""
+    try:
+        return (yield from steps)
+    except Exception as error:
+        return _failed(name, error)
+
+
+def _failed(name: str, error: Exception) -> Outcome:
+    if isinstance(error, (UsageError, WeightsError)):
+        raise error
+    if isinstance(error, ImageError):  # names the file
         return Outcome("failed", note=str(error))
-    except DaglError as error:
+    if isinstance(error, DaglError):
         return Outcome("failed", note=f"{name}: {error}")
-    except Exception as error:  # a mistake of ours: it must not cost the other files
-        return Outcome("failed", note=f"{name}: {type(error).__name__}: {one_line(error)}: please report this")
+    # a mistake of ours: it must not cost the other files
+    return Outcome("failed", note=f"{name}: {type(error).__name__}: {one_line(error)}: please report this")

@@ -11,6 +11,7 @@ import math
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
@@ -36,42 +37,47 @@ def estimate_sigma(pixels: np.ndarray) -> float | None:
     if side < 8:
         return None
     spacing = max(side // 2, math.ceil(math.sqrt(height * width / 1024)))
-    blocks = np.stack(
-        [
-            pixels[row : row + side, column : column + side]
-            for row in range(0, height - side + 1, spacing)
-            for column in range(0, width - side + 1, spacing)
-        ]
-    ).astype(np.float64)  # (N, side, side, C)
-    levels = [_block_sigma(blocks[..., channel]) for channel in range(channels)]
-    return 255 * float(np.mean(levels))
+    return 255 * float(np.mean([_plane_sigma(pixels[..., i].astype(np.float64), side, spacing) for i in range(channels)]))
 
 
-def _block_sigma(blocks: np.ndarray) -> float:
-    """The noise level of (N, side, side) blocks, on their own scale."""
-    down, right = np.diff(blocks, axis=1), np.diff(blocks, axis=2)
-    roughness = (down**2).mean((1, 2)) + (right**2).mean((1, 2))
-    columns = (down[:, :-1] == 0) & (down[:, 1:] == 0)  # where 3 pixels below each other are equal
-    rows = (right[..., :-1] == 0) & (right[..., 1:] == 0)
+def _plane_sigma(plane: np.ndarray, side: int, spacing: int) -> float:
+    """The noise level of (H, W) on its own scale, by its blocks of so many pixels a side, as far apart as `spacing`."""
+    if spacing > side:  # the blocks side by side: what lies between them is not looked at
+        parts = sliding_window_view(plane, (side, side))[::spacing, ::spacing]
+        plane, spacing = parts.swapaxes(1, 2).reshape(len(parts) * side, -1), side
+
+    def blocks(x: np.ndarray) -> np.ndarray:
+        """What each block has of the plane, or of what was made of its neighbouring pixels: (N, side or less, ...)."""
+        parts = sliding_window_view(x, [side - whole + rest for whole, rest in zip(plane.shape, x.shape)])
+        parts = parts[::spacing, ::spacing]
+        return parts.reshape(-1, *parts.shape[2:])
+
+    down, right = np.diff(plane, axis=0), np.diff(plane, axis=1)
+    roughness = blocks(down**2).mean((1, 2)) + blocks(right**2).mean((1, 2))
+    columns = (down[:-1] == 0) & (down[1:] == 0)  # where 3 pixels below each other are equal
+    rows = (right[:, :-1] == 0) & (right[:, 1:] == 0)
     # where 3x3 pixels are equal: noise leaves next to none, not even where it was clipped
-    even = (columns[..., :-2] & columns[..., 1:-1] & columns[..., 2:] & rows[:, :-2]).mean((1, 2))
-    blocks, roughness, even = (x[even < 1] for x in (blocks, roughness, even))
-    if not len(blocks) or np.median(even) > 0.1:
+    even = blocks(columns[:, :-2] & columns[:, 1:-1] & columns[:, 2:] & rows[:-2]).mean((1, 2))
+    told = np.flatnonzero(even < 1)
+    if not len(told) or np.median(even[told]) > 0.1:
         return 0.0
-    black, white = ((np.abs(blocks - end) < 0.5 / 255).mean((1, 2)) for end in (0, 1))
+    black, white = (blocks(np.abs(plane - end) < 0.5 / 255).mean((1, 2))[told] for end in (0, 1))
     clipped = black + white
     usable = clipped <= max(0.6, np.quantile(clipped, 0.1))
     variance = (_variance_kept(black) * _variance_kept(white))[usable]
-    blocks = blocks[usable]
-    means = blocks.mean((1, 2), keepdims=True)
-    blocks = means + (blocks - means) / np.sqrt(variance)[:, None, None]  # as if nothing had been clipped
-    flattest = blocks[np.argsort(roughness[usable] / variance)]
-    patch = min(6, blocks.shape[1] // 4)
+    told = told[usable]
+    flattest = np.argsort(roughness[told] / variance)
+    per_row = (plane.shape[1] - side) // spacing + 1
+    patch = min(6, side // 4)
 
     def level(share: float) -> float:
         few = flattest[: max(4, round(share * len(flattest)))]
         few = few[:: math.ceil(len(few) / 128)]
-        patches = np.lib.stride_tricks.sliding_window_view(few, (patch, patch), axis=(1, 2))[:, ::2, ::2]
+        corners = (spacing * place for place in divmod(told[few], per_row))
+        some = sliding_window_view(plane, (side, side))[tuple(corners)]  # (n, side, side)
+        means = some.mean((1, 2), keepdims=True)
+        some = means + (some - means) / np.sqrt(variance[few])[:, None, None]  # as if nothing had been clipped
+        patches = sliding_window_view(some, (patch, patch), axis=(1, 2))[:, ::2, ::2]
         eigenvalues = np.linalg.eigvalsh(np.cov(patches.reshape(-1, patch**2), rowvar=False))  # ascending
         for kept in range(len(eigenvalues), 0, -1):
             mean = eigenvalues[:kept].mean()

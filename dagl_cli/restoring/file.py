@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,6 +20,7 @@ from .device import is_out_of_memory
 from .picture import Case, Outcome, PictureRestorer, case_of
 from .restorer import find_model
 from .sequence import foreseen_frames, restore_frames
+from .steps import Steps, finished
 from .tiling import Tick
 
 
@@ -68,12 +70,29 @@ class FileRestorer(PictureRestorer):
         inputs: names that are never replaced, see `files.write`.
         Raises UsageError or WeightsError for what no file can be restored with, else another DaglError.
         """
-        with _told_of_memory(), self._frames(source, name) as (source, sequence):
+        steps = self.steps(source, target, name=name, overwrite=overwrite, inputs=inputs, progress=progress)
+        return finished(steps)
+
+    def steps(
+        self,
+        source: Path | bytes | BinaryIO,
+        target: Path | BinaryIO,
+        *,
+        name: str | None = None,
+        overwrite: bool = False,
+        inputs: Container[Entry] = frozenset(),
+        progress: Tick | None = None,
+    ) -> Steps[Outcome]:
+        """`__call__` in steps: reading, judging and encoding may be done aside, but for files of frames."""
+        with _told_of_memory(), ExitStack() as stack:
+            whole: Path | bytes
+            whole, sequence = yield partial(self._looked_into, source, name)
             if sequence:
+                stack.callback(sequence.close)
                 outcome = self._sequence(sequence, target, overwrite, inputs, progress)
-                outcome.note = "; ".join(filter(None, [outcome.note, _before(images.record(source))])) or None
+                outcome.note = "; ".join(filter(None, [outcome.note, _before(images.record(whole))])) or None
                 return outcome
-            case = self._read(source, name)
+            case: Case = yield partial(self._read, whole, name)
             if self.task != "restore":  # what no file can be restored with ends the batch, before anything is written
                 self.restorer(case.pixels.shape[-1])
             if isinstance(target, Path):
@@ -82,21 +101,27 @@ class FileRestorer(PictureRestorer):
             images.check_target(
                 case.picture, target, format=format, overwrite=overwrite, strip_metadata=self.strip_metadata
             )
-            outcome, picture = self.treated(case, progress)
+            found = yield partial(self.examined, case)
+            outcome, picture = self.treated(case, progress, found)
         restored = outcome.status == "restored"
         written = replace(picture, record=self._record(outcome)) if restored else self._unchanged(case, target)
-        notes = images.write(
-            written, target, format=format, strip_metadata=self.strip_metadata, overwrite=overwrite, inputs=inputs
-        )
-        left_out = [] if isinstance(written, bytes) else case.picture.notes
+        notes: list[str] = []
+        left_out: list[str] = []
+        if isinstance(written, images.Image):
+            left_out = case.picture.notes
+            how: dict[str, Any] = {"format": format, "overwrite": overwrite, "strip_metadata": self.strip_metadata}
+            written, notes = yield partial(images.file_of, written, target, **how)
+        images.put(written, target, overwrite=overwrite, inputs=inputs)
         said = [outcome.note, _before(case.picture.record), *left_out, *notes]
         outcome.note = "; ".join(filter(None, said)) or None
         return outcome
 
     def examine(self, source: Path | bytes | BinaryIO, target: Path | BinaryIO, *, name: str | None = None) -> Outcome:
         """What `__call__` would do, and its errors, without a network and without writing anything."""
-        with _told_of_memory(), self._frames(source, name) as (source, sequence):
+        with _told_of_memory(), ExitStack() as stack:
+            source, sequence = self._looked_into(source, name)
             if sequence:
+                stack.callback(sequence.close)
                 return foreseen_frames(self, sequence, target, self._suffix(sequence, target))
             case = self._read(source, name)
             if self.task != "restore":
@@ -112,21 +137,15 @@ class FileRestorer(PictureRestorer):
             )
             return self.foreseen(case)
 
-    @contextmanager
-    def _frames(
+    def _looked_into(
         self, source: Path | bytes | BinaryIO, name: str | None
-    ) -> Iterator[tuple[Path | bytes, frames.Sequence | None]]:
-        """The source, a stream read to its end, and the frames that it is made of, if it is."""
+    ) -> tuple[Path | bytes, frames.Sequence | None]:
+        """The source, a stream read to its end, and the frames that it is made of, if it is; to be closed."""
         if not isinstance(source, (Path, bytes)):
             source = images.load(source, name=name or "the image", max_pixels=self.max_pixels)
-        sequence = None
-        if not (isinstance(source, Path) and raw.is_raw_path(source)):
-            sequence = frames.find(source, name=name, pages=self.pages, max_pixels=self.max_pixels)
-        try:
-            yield source, sequence
-        finally:
-            if sequence:
-                sequence.close()
+        if isinstance(source, Path) and raw.is_raw_path(source):
+            return source, None
+        return source, frames.find(source, name=name, pages=self.pages, max_pixels=self.max_pixels)
 
     def _sequence(
         self,

@@ -88,19 +88,24 @@ def features(pixels: np.ndarray) -> np.ndarray:
     found: list[float] = []
     for planes in (part[..., :1], part[..., 1:]):
         bands = detail(planes)
-        energies = np.stack([blocks((band**2).mean(-1)).mean(1)[usable] for band in bands])  # (bands, blocks)
+        energies = np.stack([blocks(over_channels(band**2)).mean(1)[usable] for band in bands])  # (bands, blocks)
         for part_of, shares in [(energies, SHARES), *((energies[:, third], GROUP_SHARES) for third in thirds)]:
             found += np.log(np.quantile(part_of, shares, axis=1) + FLOOR).T.ravel().tolist()
         energy_of = energies.sum(0)
         flat = energy_of <= np.quantile(energy_of, FLATTEST)
         fine = planes - local_mean(planes)
-        energy = blocks((fine**2).mean(-1)).mean(1)[usable][flat].mean() + FLOOR
+        energy = blocks(over_channels(fine**2)).mean(1)[usable][flat].mean() + FLOOR
         for distance in (1, 2, 4):
-            product = (fine * np.roll(fine, distance, 1)).mean(-1)
+            product = over_channels(fine * np.roll(fine, distance, 1))
             product[:, :distance] = 0
             found.append(float(blocks(product).mean(1)[usable][flat].mean() / energy))
     brightness = [luma[usable][third].mean() / 128 - 1 for third in thirds]
     return np.array([*found, *brightness, usable.mean()], np.float32)
+
+
+def over_channels(planes: np.ndarray) -> np.ndarray:
+    """(H, W, C) -> (H, W): the mean. NumPy's own takes 4 times as long where C is small."""
+    return sum(planes[..., i] for i in range(planes.shape[-1])) / np.float32(planes.shape[-1])
 
 
 def detail(planes: np.ndarray) -> list[np.ndarray]:

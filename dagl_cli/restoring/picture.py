@@ -252,12 +252,21 @@ class PictureRestorer:
         whole = is_of_mosaics(task) and self.task in ("restore", "raw")  # a blend is of pictures only
         return replace(self.options, strength=1.0) if whole else self.options
 
+    def examined(self, case: Case) -> dict[str, Finding]:
+        """What a picture needs, by task, as far as no network has to do anything before."""
+        found: dict[str, Finding] = {}
+        for task in () if case.hidden is not None and case.hidden.all() else self._tasks(case):
+            found[task] = self._examine(case, task)
+            if not found[task].nothing:
+                break
+        return found
+
     def treated(
         self, case: Case, progress: Tick | None = None, found: Mapping[str, Finding] = MappingProxyType({})
     ) -> tuple[Outcome, Image]:
         """What was done, and the picture with it done: step by step, each on the result of the one before.
 
-        found: what is known of what the picture needs, by task (`agreed`). The rest is found out.
+        found: what is known of what the picture needs, by task (`agreed`, `examined`). The rest is found out.
         """
         if case.hidden is not None and case.hidden.all():
             return Outcome("unchanged", note=UNSEEN), case.picture

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
-from .batch import Batch, Job
+from .batch import Batch, Job, JobTick
 from .picture import Outcome
-from .tiling import Tick
 
 
-def shared(
-    batches: Sequence[Batch], begin: Callable[[Job], None] = lambda job: None, progress: Tick | None = None
-) -> Iterator[tuple[Job, Outcome]]:
+def shared(batches: Sequence[Batch], progress: JobTick | None = None) -> Iterator[tuple[Job, Outcome]]:
     """`Batch.run` of batches of the same jobs, each on a device of its own, in threads: no job is done twice.
 
     Jobs come in the order in which they end. An error that concerns all, and an interrupt, let the others end the
     files that they have begun. A single batch runs in this thread.
     """
     if len(batches) == 1:
-        yield from batches[0].run(begin, progress)
+        yield from batches[0].run(progress)
         return
     ended: queue.SimpleQueue[tuple[Job, Outcome] | BaseException | None] = queue.SimpleQueue()
     jobs, lock, stopped = iter(batches[0].jobs), threading.Lock(), threading.Event()
+
+    at_once = max(1, min(2, len(batches[0].jobs) // len(batches)))  # none waits here while another device is idle
 
     def dealt() -> Iterator[Job]:
         while not stopped.is_set():
@@ -35,7 +34,7 @@ def shared(
 
     def work(batch: Batch) -> None:
         try:
-            for done in batch.run(begin, progress, dealt()):
+            for done in batch.run(progress, dealt(), at_once):
                 ended.put(done)
         except BaseException as error:
             stopped.set()

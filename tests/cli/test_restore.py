@@ -604,9 +604,10 @@ def test_an_interrupted_folder_run_is_finished_by_the_next(where: str, monkeypat
     monkeypatch.setattr(owner, function, interrupted)
     _, stderr = dagl("dejpeg", "in", code=130)
     assert stderr.endswith("Interrupted: finished files are kept, running the command again does the rest.\n")
-    assert [n for n in tree() if "in_" in n] == ["in_dejpeg", "in_dejpeg/a.png"]
+    there = [Path(n).name for n in tree() if "in_dejpeg/" in n]
+    assert set(there) < {"a.png", "b.png", "c.png"}, "whole results, and nothing hidden"
     _, stderr = dagl("dejpeg", "in")
-    assert stderr.endswith("2 restored, 1 skipped\n")
+    assert stderr.endswith(f"{3 - len(there)} restored" + (f", {len(there)} skipped\n" if there else "\n"))
     assert [value(f"in_dejpeg/{name}.png") for name in "abc"] == [110] * 3
 
 

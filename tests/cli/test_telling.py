@@ -21,7 +21,7 @@ from dagl_cli.cli import console
 from dagl_cli.cli.progress import Progress, duration
 from dagl_cli.images import raw
 from dagl_cli.measuring import gallery
-from dagl_cli.restoring.batch import Job
+from dagl_cli.restoring.batch import MOST_FILES, Job
 from dagl_cli.restoring.file import FileRestorer
 from dagl_cli.restoring.picture import Case, Outcome
 
@@ -36,24 +36,25 @@ def lines(stdout: bytes) -> list[dict[str, Any]]:
 
 
 def test_a_json_line_for_every_file_as_soon_as_it_is_finished(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("a", "b", "ñ"):
+    names = [*(f"a{number}" for number in range(11)), "ñ"]
+    for name in names:
         picture(f"in/{name}.png")
     Path("in/c.png").write_text("hello")
     treated, seen = FileRestorer.treated, []
 
-    def watching(self: FileRestorer, case: Case, progress: object = None) -> tuple[Outcome, images.Image]:
+    def watching(self: FileRestorer, case: Case, *more: Any) -> tuple[Outcome, images.Image]:
         seen.append(len(cast(Any, sys.stdout).buffer.getvalue().splitlines()))
-        return treated(self, case)
+        return treated(self, case, *more)
 
     monkeypatch.setattr(FileRestorer, "treated", watching)
     stdout, stderr = dagl("dejpeg", "in", "--json-lines", code=3)
     rows = lines(stdout)
     assert stdout.isascii()
-    assert [(row["input"], row["status"]) for row in rows] == [
-        ("in/a.png", "restored"), ("in/b.png", "restored"), ("in/c.png", "failed"), ("in/ñ.png", "restored"),
-    ]  # fmt: skip
-    assert seen == [0, 1, 3]
-    assert stderr.endswith("3 restored, 1 failed\n")
+    ended = {f"in/{name}.png": "restored" for name in names} | {"in/c.png": "failed"}
+    assert [(row["input"], row["status"]) for row in rows] == sorted(ended.items())
+    assert seen[0] == 0
+    assert seen[-1] >= len(rows) - MOST_FILES, "so many are in work at once at most"
+    assert stderr.endswith("12 restored, 1 failed\n")
     report = json.loads(dagl("dejpeg", "in", "--json", code=3)[0])
     assert [set(row) for row in report["files"]] == [set(row) for row in rows]
 
@@ -157,12 +158,11 @@ def test_an_estimate_from_the_first_tiles_and_a_line_a_minute(jobs: list[Job], s
     clock = Clock()
     with Progress(jobs, overwrite=False, quiet=False, clock=clock) as progress:
         for number, job in enumerate(jobs):
-            progress.begin(job)
             tiles = 4 if number < 8 else 8
             for tile in range(tiles):
                 clock.now += 15 if number or tile else 500  # the first one loads the network
-                progress.tick(tile + 1, tiles)
-            progress.end(skipped=False)
+                progress.tick(job, tile + 1, tiles)
+            progress.end(job, skipped=False)
     # 48 tiles in all, one done when the clock starts; the estimate comes with the next one
     assert said[0] == "0 of 10 files done."
     assert said[1] == "About 11 min for 10 files, judged by the first tiles."
@@ -179,31 +179,47 @@ def test_what_is_there_already_is_no_work(jobs: list[Job], said: list[str]) -> N
         picture(str(job.target))
     with Progress(jobs, overwrite=False, quiet=False, clock=clock) as progress:
         for tile in range(1, 4):
-            progress.tick(tile, 4)
+            progress.tick(jobs[0], tile, 4)
             clock.now += 10
         left = progress.left()
     assert left is not None
     assert 150 < left < 300  # 255: 7 of the 9 files that are left are there
 
 
+def test_files_that_are_in_work_at_once(jobs: list[Job], said: list[str]) -> None:
+    """The second one has been through the network before the first is written."""
+    clock = Clock()
+    with Progress(jobs[:4], overwrite=False, quiet=False, clock=clock) as progress:
+        for number in range(2):
+            for tile in range(1, 3):
+                progress.tick(jobs[number], tile, 2)
+                clock.now += 10
+        assert progress.left() == pytest.approx(2 * 2 * 40 / 3)  # three tiles in 40 s, and two files to come
+        progress.end(jobs[0], skipped=False)
+        assert progress.left() == pytest.approx(2 * 2 * 40 / 3)
+        progress.end(jobs[1], skipped=False)
+        assert progress.left() == pytest.approx(2 * 2 * 40 / 3)
+
+
 @pytest.mark.parametrize("quiet", [False, True])
 def test_short_runs_get_no_estimate(jobs: list[Job], said: list[str], quiet: bool) -> None:
     clock = Clock()
     with Progress(jobs, overwrite=False, quiet=quiet, clock=clock) as progress:
-        for _ in jobs:
-            progress.tick(1, 1)
+        for job in jobs:
+            progress.tick(job, 1, 1)
             clock.now += 4 + 40 * quiet
-            progress.end(skipped=False)
+            progress.end(job, skipped=False)
     assert said == []
 
 
 def test_sources_of_unknown_size(said: list[str]) -> None:
     clock = Clock()
-    with Progress([Job(b"", Path("x.png"), "x")], overwrite=False, quiet=False, clock=clock) as progress:
-        progress.tick(1, 100)
+    job = Job(b"", Path("x.png"), "x")
+    with Progress([job], overwrite=False, quiet=False, clock=clock) as progress:
+        progress.tick(job, 1, 100)
         assert progress.left() is None
         clock.now += 60
-        progress.tick(2, 100)
+        progress.tick(job, 2, 100)
     assert said == ["About 1 h 38 min, judged by the first tiles.", "2 of 100 tiles done, about 1 h 38 min left."]
 
 

@@ -6,6 +6,7 @@
     python tests/studies/speed.py methods                 our denoisers in each precision, and others: quality, time
     python tests/studies/speed.py backends                torch and OpenVINO, model by model
     python tests/studies/speed.py start                   `dagl denoise` of a small picture, against torch alone
+    python tests/studies/speed.py folder --before DIR     a folder of small pictures, against an earlier checkout
 
 DIR is the folder DN_Gray of a checkout of the authors' repository; without --release only ours is timed.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import resource
 import subprocess
 import sys
@@ -368,11 +370,68 @@ def starting(times: int) -> None:
     print(f"| {times} runs each | {whole:.2f} | {torch_alone:.2f} | {whole / torch_alone:.2f} |")
 
 
+def folder_of(count: int, side: int, where: Path) -> None:
+    """So many noisy colour pictures, PNG of 8 bits: soft shapes and noise of 15 levels."""
+    from PIL import Image
+
+    for number in range(count):
+        draw = np.random.default_rng(number)
+        shapes = Image.fromarray(draw.integers(0, 256, (9, 9, 3), np.uint8)).resize(
+            (side, side), Image.Resampling.BICUBIC
+        )
+        noisy = np.asarray(shapes) + draw.normal(0, 15, (side, side, 3))
+        Image.fromarray(noisy.clip(0, 255).round().astype(np.uint8)).save(where / f"{number:04}.png", compress_level=1)
+
+
+def folders(before: Path | None, count: int, side: int, rounds: int) -> None:
+    """`dagl denoise` of a folder, by this checkout and by an earlier one, in turns of as many rounds.
+
+    Each round is a part of the files. Prints seconds of the clock and of the CPU, peak memory by round, and compares
+    the results byte by byte.
+    """
+    checkouts = ({"before": before} if before else {}) | {"now": Path(__file__).parents[2]}
+    spent: dict[str, list[tuple[float, float, float]]] = {name: [] for name in checkouts}
+    same = True
+    with tempfile.TemporaryDirectory() as place:
+        for turn in range(rounds):
+            source = Path(place, f"in{turn}")
+            source.mkdir()
+            folder_of(count // rounds, side, source)
+            for name, checkout in checkouts.items() if turn % 2 else reversed(checkouts.items()):
+                command = ["-m", "dagl_cli", "denoise", "-q", str(source), "-o", f"{place}/{name}{turn}"]
+                spent[name].append(spending([sys.executable, *command], checkout))
+            made = [sorted(Path(place, f"{name}{turn}").iterdir()) for name in checkouts]
+            same &= all(len({file.read_bytes() for file in files}) == 1 for files in zip(*made, strict=True))
+            for name in checkouts:
+                print(f"round {turn + 1}, {name}: {' s, '.join(f'{x:.1f}' for x in spent[name][-1])} MB", flush=True)
+    many = f"{count} pictures of {side}x{side}, {rounds} rounds, {torch.get_num_threads()} threads"
+    print(f"\n| {many} | s | CPU s | peak MB, each round |\n|---|---|---|---|")
+    totals = {name: [sum(column) for column in list(zip(*figures))[:2]] for name, figures in spent.items()}
+    for name, (wall, cpu) in totals.items():
+        print(f"| {name} | {wall:.1f} | {cpu:.1f} | {', '.join(f'{peak:.0f}' for *_, peak in spent[name])} |")
+    if before:
+        wall, cpu = (a / b for a, b in zip(totals["before"], totals["now"]))
+        print(f"| times less | {wall:.2f} | {cpu:.2f} | results {'the same' if same else 'DIFFER'}, byte by byte |")
+
+
+def spending(command: list[str], checkout: Path) -> tuple[float, float, float]:
+    """Seconds of the clock and of the CPU, and MB at most, of a process that imports dagl from a checkout."""
+    start = time.perf_counter()
+    process = subprocess.Popen(command, cwd=checkout, env=os.environ | {"PYTHONPATH": str(checkout)})
+    _, status, used = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{checkout}: {' '.join(command)} failed")
+    return time.perf_counter() - start, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["network", "train", "memory", "methods", "backends", "start"])
+    parser.add_argument("what", choices=["network", "train", "memory", "methods", "backends", "start", "folder"])
     parser.add_argument("--release", type=Path, help="folder DN_Gray of the authors' repository")
-    parser.add_argument("--size", type=int, default=512, help="side of the image for `network`")
+    parser.add_argument("--size", type=int, default=512, help="side of the images for `network` and `folder`")
+    parser.add_argument("--before", type=Path, help="for `folder`: an earlier checkout (`git worktree add`)")
+    parser.add_argument("--files", type=int, default=300, help="for `folder`")
+    parser.add_argument("--rounds", type=int, default=5, help="for `folder`: parts of the files, done in turns")
     parser.add_argument("--steps", type=int, default=2, help="for `train`: the fastest of so many counts")
     parser.add_argument("--only", choices=["release", "fp32", "bf16"], help="for `train`: this one, in this process")
     parser.add_argument("--megapixels", type=float, nargs="+", default=[1, 4, 16, 24])
@@ -395,6 +454,8 @@ if __name__ == "__main__":
         methods(folder, arguments.checkpoint, arguments.limit, arguments.plot)
     elif arguments.what == "backends":
         backends(arguments.models, arguments.size, arguments.steps)
+    elif arguments.what == "folder":
+        folders(arguments.before, arguments.files, arguments.size, arguments.rounds)
     elif arguments.what == "start":
         starting(arguments.steps)
     else:
