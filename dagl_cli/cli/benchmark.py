@@ -439,7 +439,11 @@ def _methods(
     our_method, another = cache(ours), cache(other)
 
     def methods(case: Case) -> list[Method]:
-        others = [another(n, case.task, case.channels, options, _tell, pattern=case.pattern) for n in further]
+        kind = case.task, case.channels, options, _tell
+        others = [
+            another(name, *kind, pattern=case.pattern, parameter="compare" if name in compare else "model")
+            for name in further
+        ]
         if case.variant and case.variant not in variants:
             return others
         model = str(variants[case.variant]) if case.variant else models[0]

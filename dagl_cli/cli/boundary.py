@@ -57,6 +57,9 @@ def flags(command: str | None = None) -> dict[str, str]:
         for inner in getattr(command, "commands", {}).values():
             yield from below(inner)
 
+    from . import load
+
+    load()
     root: Any = typer.main.get_command(app)
     every = list(below(root))
     usual = {name: flag for name, flag in every if flag == f"--{name.replace('_', '-')}"}  # where commands differ

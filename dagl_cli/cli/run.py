@@ -92,16 +92,17 @@ def run(
             why = with_flags(str(stop)) or "interrupted"
             say(f"Stopped: {why}", quiet=True)
             account.end(why, quiet=isinstance(stop, DaglError))
+            save_report(restoring.report, gallery, account)
             raise
-        finally:
-            if gallery and restoring.report and account.rows:
-                save_report(restoring.report, gallery, account)
+        reported = save_report(restoring.report, gallery, account)
         account.end()
         if shard and not account.rows:
             say(f"None of the files is in shard {shard.index}/{shard.count}.", quiet=restoring.quiet)
     number = counts(account.rows)
     if "failed" in number or "partial" in number:
         raise typer.Exit(1 if number.get("failed") == len(account.rows) else 3)
+    if not reported:
+        raise typer.Exit(1)
 
 
 def account_of(context: typer.Context, planned: Plan, restoring: Restoring) -> Account:
@@ -150,12 +151,20 @@ def gallery_of(restoring: Restoring, planned: Plan) -> Gallery | None:
     return Gallery(restoring.max_pixels, restoring.pages)
 
 
-def save_report(path: Path, gallery: Gallery, account: Account) -> None:
+def save_report(path: Path | None, gallery: Gallery | None, account: Account) -> bool:
+    """False, and a line, where it cannot be written: the results are there, and are told of all the same."""
+    if not (path and gallery and account.rows):
+        return True
     from ..measuring.report import save
 
     notes = [line for line, _ in summary(account.rows, account.left_out)]
-    save(path, gallery.page("Before and after", notes, account.rows))
+    try:
+        save(path, gallery.page("Before and after", notes, account.rows))
+    except DaglError as error:
+        say(f"Error: the report: {with_flags(str(error))}", "red")
+        return False
     say(f"Report: {path}", quiet=account.quiet)
+    return True
 
 
 def inputs(context: typer.Context, paths: list[Path] | None, restoring: Restoring) -> list[Path]:

@@ -13,6 +13,7 @@ import typer
 from typer.main import get_command
 
 from ..errors import DaglError, UsageError, one_line
+from . import load
 from .account import Row, row_of
 from .boundary import CommandLineError, app, with_flags
 from .options import STDIO
@@ -74,6 +75,7 @@ def answer(line: bytes, place: str, service: Service, context: typer.Context) ->
 
 @functools.cache
 def commands() -> dict[str, Any]:
+    load()
     root: Any = get_command(app)
     return root.commands
 

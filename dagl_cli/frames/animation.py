@@ -7,8 +7,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import imageio.v3 as imageio
-
 from .. import images
 from ..errors import ImageError
 from ..images import Image, Metadata
@@ -75,6 +73,8 @@ class Animation(Sequence):
         return KINDS[suffix].Writer(file, self.header, self.plays, strip_metadata)
 
     def _opened(self) -> Any:
+        import imageio.v3 as imageio
+
         return imageio.imopen(self._source, "r", plugin="pillow")
 
     def _frames(self, numbers: list[int]) -> Iterator[Frame]:

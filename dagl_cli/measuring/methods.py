@@ -164,16 +164,25 @@ def other(
     warn: Warn = lambda line: None,
     *,
     pattern: str = PAPER_PATTERN,
+    parameter: str = "compare",
 ) -> Method:
-    """What `--compare` names, from the first of these that there is:
+    """What `--compare`, or a further `--model`, names, from the first of these that there is:
 
     1. another method (`peers.PEERS`);
     2. a dagl model: a weight file, the folder of a training run, or a bundled or imported name;
     3. a checkpoint of another program, that spandrel loads;
     4. a function of the user's, `module:function`.
 
-    Raises UsageError for what is none of these or does not fit the task, WeightsError, DaglError.
+    parameter: which of the two it is. Raises UsageError for what is none of these or does not fit the task,
+    WeightsError, DaglError.
     """
+    try:
+        return _other(name, task, channels, options, warn, pattern)
+    except DaglError as error:
+        raise type(error)(re.sub("`(model|compare)`", f"`{parameter}`", str(error))) from None
+
+
+def _other(name: str, task: str, channels: int, options: Options, warn: Warn, pattern: str) -> Method:
     if name in peers.PEERS:
         peer = peers.peer(name, task, pattern)
         return Method(name, peer.run, Settings(peer.summary))

@@ -37,7 +37,8 @@ def estimate_sigma(pixels: np.ndarray) -> float | None:
     if side < 8:
         return None
     spacing = max(side // 2, math.ceil(math.sqrt(height * width / 1024)))
-    return 255 * float(np.mean([_plane_sigma(pixels[..., i].astype(np.float64), side, spacing) for i in range(channels)]))
+    planes = (pixels[..., channel].astype(np.float64) for channel in range(channels))
+    return 255 * float(np.mean([_plane_sigma(plane, side, spacing) for plane in planes]))
 
 
 def _plane_sigma(plane: np.ndarray, side: int, spacing: int) -> float:

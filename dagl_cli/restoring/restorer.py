@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -54,6 +55,8 @@ NARROW = 32
 """Pictures with a side below this, in pixels, are computed in float32 by torch on a CPU, whatever was asked for: in
 bfloat16 oneDNN's convolutions read beyond feature maps that are 1 to 3 wide, and what lies there can be no number; and
 an ONNX network always mirrors at its edges, for which these can be too small."""
+_changes = WeakKeyDictionary[DAGL, float]()
+"""Network -> what bfloat16 changes (`Restorer._change`). One that is kept is tried once, whoever runs it."""
 Kept = dict[Path, tuple[DAGL, str]]
 """Weight files -> network and SHA-256, as they were loaded."""
 
@@ -96,8 +99,6 @@ class Restorer:
         self.most = MOST_AT_ONCE
         self._one: dict[tuple[int, ...], int] = {}
         self.forward = Forward(self.model)
-        self._serves: bool | None = None
-        """Whether bfloat16 does on the CPU, once it was tried."""
         self.backend = "torch"
         """What ran the last picture, or runs all: one of `BACKENDS`."""
         self._openvino = self._alternative()
@@ -219,9 +220,11 @@ class Restorer:
             return torch.float32
         if self.options.precision != "auto" or self.device.type != "cpu" or self._is_exact(depth):
             return pick_dtype(self.options.precision, self.device)
-        if self._serves is None:
-            self._serves = bfloat16_is_faster() and self._change() < HALF_LEVEL
-        return torch.bfloat16 if self._serves else torch.float32
+        if not bfloat16_is_faster():
+            return torch.float32
+        if self.model not in _changes:
+            _changes[self.model] = self._change()
+        return torch.bfloat16 if _changes[self.model] < HALF_LEVEL else torch.float32
 
     def _is_exact(self, depth: int) -> bool:
         """Whether the result must be: at 41 dB bfloat16 costs 0.014 dB (Kodak24), else 0.001."""

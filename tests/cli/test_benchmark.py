@@ -115,6 +115,15 @@ def test_wrong_flags_are_one_line(sets: Path, model: Path, arguments: list[objec
     assert said in " ".join(result.stderr.split())
 
 
+@pytest.mark.parametrize("flag", ["--compare", "--model"])
+def test_a_model_that_does_not_fit_is_told_by_its_own_flag(sets: Path, model: Path, flag: str) -> None:
+    """Toy is gray."""
+    other = {"--compare": ["--compare", "denoise-color"], "--model": ["--model", "denoise-color"]}[flag]
+    result = benchmark("--dataset", "Toy", "--sigma", 25, "--data-dir", sets, "--model", model, *other)
+    assert result.exit_code == 2
+    assert f"Error: {flag} denoise-color is for colour images, these are gray" in result.stderr
+
+
 def test_missing_and_damaged_images_are_named_and_the_rest_is_measured(sets: Path, model: Path) -> None:
     (sets / "Toy/1.png").write_bytes(b"no image")
     failed = benchmark("--dataset", "Toy", "--sigma", 25, "--model", model, "--data-dir", sets)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import errno
 import io
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -21,6 +23,7 @@ from dagl_cli.cli import console
 from dagl_cli.cli.progress import Progress, duration
 from dagl_cli.images import raw
 from dagl_cli.measuring import gallery
+from dagl_cli.measuring import report as reports
 from dagl_cli.restoring.batch import MOST_FILES, Job
 from dagl_cli.restoring.file import FileRestorer
 from dagl_cli.restoring.picture import Case, Outcome
@@ -323,6 +326,30 @@ def test_a_stopped_run_has_its_report(monkeypatch: pytest.MonkeyPatch) -> None:
     interrupted_after(Path("in_dejpeg/a.png"), monkeypatch)
     dagl("dejpeg", "in", "--report", "r.htm", code=130)
     assert [shown["name"] for shown in page("r.htm")[1]["pictures"]] == ["in/a.png"]
+
+
+def test_a_report_that_cannot_be_written_costs_no_summary(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture("in/a.png")
+    picture("in/b.png")
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(reports, "write", full)
+    stdout, stderr = dagl("dejpeg", "in", "--report", "r.html", "--json", code=1)
+    why = "Error: the report: cannot write r.html: No space left on device: choose another file or folder\n"
+    assert stderr.endswith(why)
+    assert json.loads(stdout)["counts"] == {"restored": 2}
+    _, stderr = dagl("dejpeg", "in", "--report", "r.html", "--overwrite", code=1)
+    assert stderr.endswith(why + "2 restored\n")
+    Path("in/c.png").write_bytes(b"nothing")
+    _, stderr = dagl("dejpeg", "in", "--report", "r.html", "--overwrite", code=3)
+    assert why in stderr, "and the failed file decides"
+    for path in Path("in_dejpeg").iterdir():
+        path.unlink()
+    interrupted_after(Path("in_dejpeg/a.png"), monkeypatch)
+    _, stderr = dagl("dejpeg", "in", "--report", "r.html", code=130)
+    assert why in stderr
 
 
 def test_reports_that_cannot_be() -> None:

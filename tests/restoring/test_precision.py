@@ -70,6 +70,18 @@ def test_only_where_little_changes_and_for_8_bits() -> None:
     assert rough().precision(8) == "fp32"
 
 
+@pytest.mark.usefixtures("faster")
+def test_a_network_that_is_kept_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[Restorer] = []
+    change = Restorer._change
+    monkeypatch.setattr(Restorer, "_change", lambda self: noting(tried, self, change(self)))
+    kept = tiny(graph=False)
+    assert [Restorer(kept).precision(8) for _ in range(3)] == 3 * ["bf16"]
+    assert len(tried) == 1
+    assert rough().precision(8) == "fp32"
+    assert len(tried) == 2, "another one is another"
+
+
 @pytest.mark.parametrize("shape", [(1, 17), (7, 48), (31, 31)])
 def test_narrow_pictures_are_numbers(shape: tuple[int, int]) -> None:
     model = load_model("denoise", 1, model=str(ROOT / "weights/denoise-gray-fast.safetensors"))

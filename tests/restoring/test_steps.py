@@ -15,8 +15,10 @@ from helpers import dagl, picture
 from dagl_cli.restoring import batch
 from dagl_cli.restoring.steps import Steps, finished, overlapped
 
+pytestmark = pytest.mark.usefixtures("one_thread", "here")
 
-def here() -> int:
+
+def place() -> int:
     return threading.get_ident()
 
 
@@ -26,24 +28,24 @@ def run(steps: dict[int, Steps[str]], threads: int = 3, most: int = 100, size: i
         yield number, result
 
 
-def test_what_is_yielded_is_done_meanwhile_and_all_else_here() -> None:
+def test_what_is_yielded_is_done_meanwhile_and_all_else_place() -> None:
     """Each aside waits for that of the other work, so they must run at once."""
     both, places = threading.Barrier(2), []
 
     def steps(number: int) -> Steps[str]:
         for _ in range(3):
-            places.append((here(), (yield here)))
+            places.append((place(), (yield place)))
             yield partial(both.wait, 60)
         return f"result {number}"
 
     assert list(run({1: steps(1), 2: steps(2)})) == [(1, "result 1"), (2, "result 2")]
-    assert {inside == here() for inside, _ in places} == {True}
-    assert here() not in {aside for _, aside in places}
+    assert {inside == place() for inside, _ in places} == {True}
+    assert place() not in {aside for _, aside in places}
     assert finished(once("alone")) == "alone"
 
 
 def once(result: str) -> Steps[str]:
-    yield here
+    yield place
     return result
 
 
@@ -55,7 +57,7 @@ def test_works_end_in_their_order_and_without_any_step() -> None:
         return "slow"
 
     def quick() -> Steps[str]:
-        yield here
+        yield place
         second_ended.set()
         return "quick"
 
@@ -73,7 +75,7 @@ def test_no_more_are_begun_than_there_is_room_for(threads: int, most: int, at_on
     def steps(number: int) -> Steps[str]:
         begun.add(number)
         seen.append(len(begun))
-        yield here
+        yield place
         begun.discard(number)
         return ""
 
@@ -105,7 +107,7 @@ def test_what_is_not_mended_closes_all(aside: bool) -> None:
         return ""
 
     def stopping() -> Steps[str]:
-        yield here
+        yield place
         if aside:
             yield partial(exec, "raise KeyboardInterrupt")
         raise KeyboardInterrupt

@@ -6,9 +6,10 @@
     python tests/studies/speed.py methods                 our denoisers in each precision, and others: quality, time
     python tests/studies/speed.py backends                torch and OpenVINO, model by model
     python tests/studies/speed.py start                   `dagl denoise` of a small picture, against torch alone
-    python tests/studies/speed.py folder --before DIR     a folder of small pictures, against an earlier checkout
+    python tests/studies/speed.py folder                  `dagl denoise` of a folder of small pictures
 
-DIR is the folder DN_Gray of a checkout of the authors' repository; without --release only ours is timed.
+DIR is the folder DN_Gray of a checkout of the authors' repository; without --release only ours is timed. With
+`--before CHECKOUT` (of `git worktree add`) `start` and `folder` run an earlier dagl, too, in turns with this one.
 """
 
 from __future__ import annotations
@@ -44,6 +45,9 @@ from dagl_cli.restoring.device import seconds as best_of
 from dagl_cli.restoring.restorer import Restorer, load_model
 from dagl_cli.store import weights
 from dagl_cli.store.release import convert_released, released_config
+
+HERE = Path(__file__).parents[2]
+"""This checkout."""
 
 
 def seconds(function, *arguments):  # type: ignore[no-untyped-def]
@@ -221,10 +225,11 @@ SETS = {
 def methods(folder: Path, checkpoint: Path | None, limit: int | None, plot: Path | None) -> None:
     """Every method on every image, by turns, at sigma 25; seconds of a megapixel, of the clock and of the CPU.
 
-    checkpoint: one for gray pictures, that spandrel reads. plot: an SVG of quality against CPU seconds, of Set12.
+    checkpoint: one for gray pictures, that spandrel reads. plot: an SVG of quality against CPU seconds.
     """
     keep_freed_memory()
-    threads, rows = torch.get_num_threads(), []
+    threads = torch.get_num_threads()
+    rows: list[tuple[str, str, float, float]] = []
     for name, (channels, models) in SETS.items():
         runs: dict[str, Any] = {}
         for model in models:
@@ -273,7 +278,7 @@ def methods(folder: Path, checkpoint: Path | None, limit: int | None, plot: Path
             print(
                 f"| {method} | {errors[method] / images:.3f} | {spent[0]:.2f} | {spent[1]:.2f} | {change} |", flush=True
             )
-            rows += [(method, spent[1], errors[method] / images)] if channels == 1 else []
+            rows.append((name, method, spent[1], errors[method] / images))
     if plot:
         plot.write_text(chart(rows), encoding="utf-8")
 
@@ -346,28 +351,25 @@ def chart(rows: list[tuple[str, float, float]]) -> str:
     return "\n".join(parts)
 
 
-def starting(times: int) -> None:
-    """`dagl denoise` of 256x192 pixels, and `import torch` alone, by turns: the median of each in CPU seconds."""
+def starting(before: Path | None, times: int) -> None:
+    """`dagl denoise` of 256x192 pixels, and `import torch` alone, in turns: the median of each, of CPU and clock."""
     from PIL import Image
 
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "in.png")
         noise = np.random.default_rng(0).normal(128, 25, (192, 256, 3)).clip(0, 255)
         Image.fromarray(noise.astype(np.uint8)).save(source)
-        commands = {
-            "torch": ["-c", "import torch"],
-            "dagl": ["-m", "dagl_cli", "denoise", "-q", "--overwrite", str(source)],
-        }
-        spent: dict[str, list[float]] = {name: [] for name in commands}
+        denoise = [sys.executable, "-m", "dagl_cli", "denoise", "-q", "--overwrite", str(source)]
+        commands = {"import torch": ([sys.executable, "-c", "import torch"], HERE), "dagl denoise": (denoise, HERE)}
+        commands |= {"before": (denoise, before)} if before else {}
+        spent: dict[str, list[tuple[float, float, float]]] = {name: [] for name in commands}
         for _ in range(times):
             for name, command in commands.items():
-                before = resource.getrusage(resource.RUSAGE_CHILDREN)
-                subprocess.run([sys.executable, *command], check=True)
-                after = resource.getrusage(resource.RUSAGE_CHILDREN)
-                spent[name].append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    torch_alone, whole = (float(np.median(spent[name])) for name in commands)
-    print("| CPU seconds, median | dagl denoise | import torch | ratio |\n|---|---|---|---|")
-    print(f"| {times} runs each | {whole:.2f} | {torch_alone:.2f} | {whole / torch_alone:.2f} |")
+                spent[name].append(spending(*command))
+    medians = {name: np.median(np.array(runs), 0) for name, runs in spent.items()}
+    print(f"| {times} runs each, medians | CPU s | times import torch | s | MB |\n|---|---|---|---|---|")
+    for name, (wall, cpu, peak) in medians.items():
+        print(f"| {name} | {cpu:.2f} | {cpu / medians['import torch'][1]:.2f} | {wall:.2f} | {peak:.0f} |")
 
 
 def folder_of(count: int, side: int, where: Path) -> None:
@@ -383,13 +385,13 @@ def folder_of(count: int, side: int, where: Path) -> None:
         Image.fromarray(noisy.clip(0, 255).round().astype(np.uint8)).save(where / f"{number:04}.png", compress_level=1)
 
 
-def folders(before: Path | None, count: int, side: int, rounds: int) -> None:
+def folders(before: Path | None, count: int, side: int, rounds: int, precision: str) -> None:
     """`dagl denoise` of a folder, by this checkout and by an earlier one, in turns of as many rounds.
 
     Each round is a part of the files. Prints seconds of the clock and of the CPU, peak memory by round, and compares
     the results byte by byte.
     """
-    checkouts = ({"before": before} if before else {}) | {"now": Path(__file__).parents[2]}
+    checkouts = ({"before": before} if before else {}) | {"now": HERE}
     spent: dict[str, list[tuple[float, float, float]]] = {name: [] for name in checkouts}
     same = True
     with tempfile.TemporaryDirectory() as place:
@@ -398,7 +400,8 @@ def folders(before: Path | None, count: int, side: int, rounds: int) -> None:
             source.mkdir()
             folder_of(count // rounds, side, source)
             for name, checkout in checkouts.items() if turn % 2 else reversed(checkouts.items()):
-                command = ["-m", "dagl_cli", "denoise", "-q", str(source), "-o", f"{place}/{name}{turn}"]
+                command = ["-m", "dagl_cli", "denoise", "-q", str(source), "-o", f"{place}/{name}{turn}", "--precision"]
+                command.append(precision)  # `auto` is measured anew in each process
                 spent[name].append(spending([sys.executable, *command], checkout))
             made = [sorted(Path(place, f"{name}{turn}").iterdir()) for name in checkouts]
             same &= all(len({file.read_bytes() for file in files}) == 1 for files in zip(*made, strict=True))
@@ -429,10 +432,15 @@ if __name__ == "__main__":
     parser.add_argument("what", choices=["network", "train", "memory", "methods", "backends", "start", "folder"])
     parser.add_argument("--release", type=Path, help="folder DN_Gray of the authors' repository")
     parser.add_argument("--size", type=int, default=512, help="side of the images for `network` and `folder`")
-    parser.add_argument("--before", type=Path, help="for `folder`: an earlier checkout (`git worktree add`)")
+    parser.add_argument(
+        "--before", type=Path, help="for `folder` and `start`: an earlier checkout (`git worktree add`)"
+    )
     parser.add_argument("--files", type=int, default=300, help="for `folder`")
     parser.add_argument("--rounds", type=int, default=5, help="for `folder`: parts of the files, done in turns")
-    parser.add_argument("--steps", type=int, default=2, help="for `train`: the fastest of so many counts")
+    parser.add_argument("--precision", default="bf16", help="for `folder`")
+    parser.add_argument(
+        "--steps", type=int, default=2, help="for `train`: the fastest of so many counts; for `start`: runs"
+    )
     parser.add_argument("--only", choices=["release", "fp32", "bf16"], help="for `train`: this one, in this process")
     parser.add_argument("--megapixels", type=float, nargs="+", default=[1, 4, 16, 24])
     parser.add_argument("--model", default="denoise-color")
@@ -455,8 +463,8 @@ if __name__ == "__main__":
     elif arguments.what == "backends":
         backends(arguments.models, arguments.size, arguments.steps)
     elif arguments.what == "folder":
-        folders(arguments.before, arguments.files, arguments.size, arguments.rounds)
+        folders(arguments.before, arguments.files, arguments.size, arguments.rounds, arguments.precision)
     elif arguments.what == "start":
-        starting(arguments.steps)
+        starting(arguments.before, arguments.steps)
     else:
         memory(arguments.megapixels, arguments.model)

@@ -37,7 +37,8 @@ def test_quality_runs(what: str, arguments: list[str], column: str) -> None:
     [
         (["network", "--size", 64], "| ours, lite, bf16 | "),
         (["memory", "--megapixels", 0.02], "| 0.02 | "),
-        (["start", "--steps", 1], "| 1 runs each | "),
+        (["start", "--steps", 1], "| dagl denoise | "),
+        (["folder", "--files", 2, "--rounds", 1, "--size", 40], "| now | "),
     ],
 )
 def test_speed_runs(arguments: list[object], row: str) -> None:
