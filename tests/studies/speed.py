@@ -5,6 +5,7 @@
     python tests/studies/speed.py memory                  peak memory and seconds of `dagl denoise` by image size
     python tests/studies/speed.py methods                 our denoisers in each precision, and others: quality, time
     python tests/studies/speed.py backends                torch and OpenVINO, model by model
+    python tests/studies/speed.py batch                   small pictures in one call of the network, or one by one
     python tests/studies/speed.py start                   `dagl denoise` of a small picture, against torch alone
     python tests/studies/speed.py folder                  `dagl denoise` of a folder of small pictures
 
@@ -23,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
@@ -313,42 +315,70 @@ def fast_nl_means(x: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(found.reshape(levels.shape)).permute(2, 0, 1) / 255
 
 
-def chart(rows: list[tuple[str, float, float]]) -> str:
-    """(name, seconds, dB) as an SVG, seconds on a logarithmic axis."""
-    width, height, left, bottom = 640, 300, 50, 40
-    low, high = math.floor(min(db for *_, db in rows) * 2) / 2, math.ceil(max(db for *_, db in rows) * 2) / 2
-    first, last = (edge(math.log10(spent) for _, spent, _ in rows) for edge in (min, max))
+def chart(rows: list[tuple[str, str, float, float]]) -> str:
+    """(set, method, seconds, dB) as an SVG: a panel for each set, seconds on a logarithmic axis."""
+    width, height, left, bottom = 460, 330, 46, 44
+    sets = list(dict.fromkeys(name for name, *_ in rows))
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width * len(sets)} {height}" '
+             f'font-family="sans-serif" font-size="11"><rect width="100%" height="100%" fill="white"/>']  # fmt: skip
+    edges = [round(edge(math.log2(spent) for _, _, spent, _ in rows)) for edge in (min, max)]
+    first, last = edges[0] - 1, edges[1] + 1
+    for number, name in enumerate(sets):
+        panel = [row[1:] for row in rows if row[0] == name]
+        low, high = min(db for *_, db in panel) - 0.2, max(db for *_, db in panel) + 0.2
+        start, end, foot = number * width + left, (number + 1) * width - 12, height - bottom
 
-    def x(spent: float) -> float:
-        return left + 20 + (math.log10(spent) - first) / max(last - first, 1e-9) * (width - left - 190)
+        def x(spent: float, start: int = start, end: int = end) -> float:
+            return start + (math.log2(spent) - first) / (last - first) * (end - start)
 
-    def y(db: float) -> float:
-        return 10 + (high - db) / (high - low) * (height - bottom - 20)
+        def y(db: float, low: float = low, high: float = high, foot: int = foot) -> float:
+            return 26 + (high - db) / (high - low) * (foot - 26)
 
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
-             f'font-size="11"><rect width="{width}" height="{height}" fill="white"/>']  # fmt: skip
-    for step in range(int(2 * (high - low)) + 1):
-        db = low + step / 2
-        parts.append(f'<path d="M{left} {y(db):.0f}H{width - 10}" stroke="#ddd"/>'
-                     f'<text x="{left - 6}" y="{y(db) + 4:.0f}" text-anchor="end">{db:.1f}</text>')  # fmt: skip
-    for power in range(math.floor(first * 2), math.ceil(last * 2) + 1):
-        spent = 10 ** (power / 2)
-        if first <= power / 2 <= last:
-            parts.append(f'<text x="{x(spent):.0f}" y="{height - 22}" text-anchor="middle">{spent:.2g}</text>')
-    labels: list[tuple[float, float]] = []
-    for name, spent, db in sorted(rows, key=lambda row: -row[2]):
-        beside, below = x(spent) + 7, y(db) + 4
-        while any(abs(beside - other) < 130 and abs(below - line) < 11 for other, line in labels):
-            below += 1
-        labels.append((beside, below))
-        fill = "#c33" if name.startswith("denoise-") else "#888"
-        parts.append(f'<circle cx="{x(spent):.0f}" cy="{y(db):.0f}" r="4" fill="{fill}"/>'
-                     f'<text x="{beside:.0f}" y="{below:.0f}">{name}</text>')  # fmt: skip
-    parts.append(
-        f'<text x="{(left + width) / 2}" y="{height - 6}" text-anchor="middle">CPU seconds of a megapixel</text>'
-    )
-    parts.append('<text x="4" y="10">dB</text></svg>\n')
-    return "\n".join(parts)
+        parts.append(f'<text x="{start}" y="16" font-weight="bold">{name}, noise of level 25: PSNR in dB</text>')
+        for step in range(math.ceil(low * 2), math.floor(high * 2) + 1):
+            parts.append(f'<path d="M{start} {y(step / 2):.0f}H{end}" stroke="#ddd"/><text x="{start - 6}" '
+                         f'y="{y(step / 2) + 4:.0f}" text-anchor="end">{step / 2:.1f}</text>')  # fmt: skip
+        for power in range(first, last + 1):
+            parts.append(f'<path d="M{x(2**power):.0f} 26V{foot}" stroke="#eee"/><text x="{x(2**power):.0f}" '
+                         f'y="{foot + 16}" text-anchor="middle">{2.0**power:g}</text>')  # fmt: skip
+        middle = (start + end) / 2
+        parts.append(f'<text x="{middle}" y="{foot + 34}" text-anchor="middle">CPU seconds of a megapixel</text>')
+        taken: list[tuple[float, float, float]] = []
+        for method, spent, db in sorted(panel, key=lambda row: -row[2]):
+            length, below = 6.0 * len(method), y(db) + 4
+            beside = x(spent) + 8 if x(spent) + 8 + length < end else x(spent) - 8 - length
+            while any(abs(below - line) < 12 and beside < to and at < beside + length for at, to, line in taken):
+                below += 1
+            taken.append((beside, beside + length, below))
+            fill = "#c33" if method.startswith("denoise-") else "#777"
+            parts.append(f'<circle cx="{x(spent):.0f}" cy="{y(db):.0f}" r="4" fill="{fill}"/>'
+                         f'<text x="{beside:.0f}" y="{below:.0f}" fill="{fill}">{method}</text>')  # fmt: skip
+    return "\n".join([*parts, "</svg>\n"])
+
+
+def batches(sides: Sequence[int], count: int = 8) -> None:
+    """So many pictures in one call of the network, against one after the other: CPU seconds, by turns."""
+    threads = torch.get_num_threads()
+    print(f"| {count} pictures, {threads} threads | CPU s, one by one | in one call | ratio | largest change, levels |")
+    print("|---|---|---|---|---|")
+    for precision in ("fp32", "bf16"):
+        restorer = load_model("denoise", 3, options=Options("cpu", precision=precision))
+        network = partial(restorer._run, sigma=25.0, dtype=restorer.dtype())
+        for side in sides:
+            pictures = torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0))
+            spent: dict[str, list[float]] = {"alone": [], "at once": []}
+            for _ in range(4):  # the first of them is not counted
+                start = time.process_time()
+                alone = torch.cat([network(picture[None]) for picture in pictures])
+                between = time.process_time()
+                at_once = network(pictures)
+                spent["alone"].append(between - start)
+                spent["at once"].append(time.process_time() - between)
+            one, many = (float(np.median(times[1:])) for times in spent.values())
+            change = 255 * float((alone - at_once).abs().max())
+            print(
+                f"| {side}x{side}, {precision} | {one:.2f} | {many:.2f} | {one / many:.2f} | {change:.2g} |", flush=True
+            )
 
 
 def starting(before: Path | None, times: int) -> None:
@@ -429,7 +459,9 @@ def spending(command: list[str], checkout: Path) -> tuple[float, float, float]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["network", "train", "memory", "methods", "backends", "start", "folder"])
+    parser.add_argument(
+        "what", choices=["network", "train", "memory", "methods", "backends", "start", "folder", "batch"]
+    )
     parser.add_argument("--release", type=Path, help="folder DN_Gray of the authors' repository")
     parser.add_argument("--size", type=int, default=512, help="side of the images for `network` and `folder`")
     parser.add_argument(
@@ -437,6 +469,7 @@ if __name__ == "__main__":
     )
     parser.add_argument("--files", type=int, default=300, help="for `folder`")
     parser.add_argument("--rounds", type=int, default=5, help="for `folder`: parts of the files, done in turns")
+    parser.add_argument("--sides", type=int, nargs="+", default=[64, 256, 512], help="for `batch`")
     parser.add_argument("--precision", default="bf16", help="for `folder`")
     parser.add_argument(
         "--steps", type=int, default=2, help="for `train`: the fastest of so many counts; for `start`: runs"
@@ -464,6 +497,8 @@ if __name__ == "__main__":
         backends(arguments.models, arguments.size, arguments.steps)
     elif arguments.what == "folder":
         folders(arguments.before, arguments.files, arguments.size, arguments.rounds, arguments.precision)
+    elif arguments.what == "batch":
+        batches(arguments.sides)
     elif arguments.what == "start":
         starting(arguments.before, arguments.steps)
     else:

@@ -37,6 +37,7 @@ def test_quality_runs(what: str, arguments: list[str], column: str) -> None:
     [
         (["network", "--size", 64], "| ours, lite, bf16 | "),
         (["memory", "--megapixels", 0.02], "| 0.02 | "),
+        (["batch", "--sides", 16], "| 16x16, bf16 | "),
         (["start", "--steps", 1], "| dagl denoise | "),
         (["folder", "--files", 2, "--rounds", 1, "--size", 40], "| now | "),
     ],
