@@ -62,8 +62,8 @@ def test_works_end_in_their_order_and_without_any_step() -> None:
         return "quick"
 
     def none() -> Steps[str]:
+        yield from ()
         return "none"
-        yield
 
     assert list(run({0: slow(), 1: quick(), 2: none()})) == [(0, "slow"), (1, "quick"), (2, "none")]
 
