@@ -315,6 +315,10 @@ def fast_nl_means(x: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(found.reshape(levels.shape)).permute(2, 0, 1) / 255
 
 
+COLOURS = "#c33", "#26c"
+"""Of our models in the plot: by torch and by OpenVINO."""
+
+
 def chart(rows: list[tuple[str, str, float, float]]) -> str:
     """(set, method, seconds, dB) as an SVG: a panel for each set, seconds on a logarithmic axis."""
     width, height, left, bottom = 460, 330, 46, 44
@@ -344,15 +348,31 @@ def chart(rows: list[tuple[str, str, float, float]]) -> str:
         middle = (start + end) / 2
         parts.append(f'<text x="{middle}" y="{foot + 34}" text-anchor="middle">CPU seconds of a megapixel</text>')
         taken: list[tuple[float, float, float]] = []
-        for method, spent, db in sorted(panel, key=lambda row: -row[2]):
-            length, below = 6.0 * len(method), y(db) + 4
-            beside = x(spent) + 8 if x(spent) + 8 + length < end else x(spent) - 8 - length
+        models: dict[str, list[tuple[float, float, list[str]]]] = {}
+        for method, spent, db in sorted(panel, key=lambda row: (-row[2], -row[1])):
+            model, *how = method.split(", ")
+            models.setdefault(model, []).append((x(spent), y(db), how))
+        for model, points in models.items():
+            colour = COLOURS[0] if model.startswith("denoise-") else "#777"
+            path = "L".join(f"{at:.0f} {line:.0f}" for at, line, _ in points)
+            parts.append(f'<path d="M{path}" fill="none" stroke="{colour}" opacity="0.4"/>')
+            for at, line, how in points:
+                edge = COLOURS[1] if "OpenVINO" in how else colour
+                fill = "white" if "bf16" in how else edge
+                parts.append(f'<circle cx="{at:.0f}" cy="{line:.0f}" r="4" fill="{fill}" stroke="{edge}"/>')
+            length, (right, below, _) = 6.0 * len(model), max(points)
+            beside = right + 9 if right + 9 + length < end else min(points)[0] - 9 - length
+            below += 4
             while any(abs(below - line) < 12 and beside < to and at < beside + length for at, to, line in taken):
                 below += 1
             taken.append((beside, beside + length, below))
-            fill = "#c33" if method.startswith("denoise-") else "#777"
-            parts.append(f'<circle cx="{x(spent):.0f}" cy="{y(db):.0f}" r="4" fill="{fill}"/>'
-                         f'<text x="{beside:.0f}" y="{below:.0f}" fill="{fill}">{method}</text>')  # fmt: skip
+            parts.append(f'<text x="{beside:.0f}" y="{below:.0f}" fill="{colour}">{model}</text>')
+        kinds = [("float32", COLOURS[0], COLOURS[0]), ("bfloat16", COLOURS[0], "white")]
+        kinds += [("OpenVINO", COLOURS[1], COLOURS[1])] if any("OpenVINO" in method for method, *_ in panel) else []
+        for line, (kind, edge, fill) in enumerate(kinds):
+            where = foot - 12 - 14 * (len(kinds) - 1 - line)
+            parts.append(f'<circle cx="{end - 66}" cy="{where}" r="4" fill="{fill}" stroke="{edge}"/>'
+                         f'<text x="{end - 56}" y="{where + 4}">{kind}</text>')  # fmt: skip
     return "\n".join([*parts, "</svg>\n"])
 
 
