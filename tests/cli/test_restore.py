@@ -654,11 +654,11 @@ def test_signals(number: int, bundle: Path) -> None:
     left = sorted(p.name for p in Path("in_dejpeg").iterdir())
     if number == signal.SIGKILL:
         assert process.returncode == -9
-        assert sorted(Path(name).suffix for name in left) == [".claim", ".part", ".png"]
+        assert {Path(name).suffix for name in left} == {".claim", ".part", ".png"}
     else:
         assert process.returncode == 130
         assert stderr.splitlines()[-1].startswith("Interrupted: finished files are kept")
-        assert left == ["a.png"]
+        assert left in (["a.png"], ["b.png"], ["c.png"])
     assert dagl("dejpeg", "in")[1].endswith("2 restored, 1 skipped\n")
     assert sorted(p.name for p in Path("in_dejpeg").iterdir()) == ["a.png", "b.png", "c.png"]
     assert dagl("dejpeg", "in_dejpeg", "again")[1].endswith("3 restored\n")
