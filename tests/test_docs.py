@@ -38,7 +38,9 @@ CHEAP = {
     "compare", "datasets list", "dejpeg", "demosaic", "denoise", "graph", "restore", "weights info", "weights list",
     "weights verify",
 }  # fmt: skip
-OTHER_FLAGS = {"--check", "--megapixels", "--release", "--help", "--nproc-per-node"}
+OTHER_FLAGS = {
+    "--check", "--megapixels", "--release", "--help", "--nproc-per-node", "--before", "--sides", "--files", "--rounds",
+}  # fmt: skip
 """Of the studies, of ruff and torchrun."""
 ABSENT = re.compile(r"hub:|OWNER|\.dng|\.nef|card/|developed/|runs/|\.venv")
 """Cheap commands that name what only users have are not run."""
