@@ -47,7 +47,6 @@ GRAPHS = {
 NO_ONNX = {
     "nonlocal": "its cost depends on the size in Python code",
     "equations": "its patches are cut out for one size",
-    "gated": "its search for neighbours runs over blocks in Python code",
 }
 """Graphs that have no ONNX export, and why."""
 

@@ -205,7 +205,7 @@ class GatedGraph(nn.Module):
         height, width = noisy.shape[-2:]
         grid = Grid.of(height, width, self.patch, self.stride, self.window)
         basis = self.basis
-        noisy_nodes, pilot_nodes = (coefficients(opponent(image), basis) for image in (noisy, pilot))
+        noisy_nodes, pilot_nodes = (self.coefficients(image) for image in (noisy, pilot))
         brightness = pilot_nodes[..., : len(basis)].detach()
         with torch.no_grad():
             edges = self.search(brightness * (self.metric / 2).exp(), grid)
@@ -221,6 +221,9 @@ class GatedGraph(nn.Module):
     def basis(self) -> Tensor:
         """Not a buffer, which a model that is loaded onto 'meta' would lack."""
         return dct_basis(self.patch).to(self.metric)
+
+    def coefficients(self, image: Tensor) -> Tensor:
+        return coefficients(opponent(image), self.basis)
 
     def search(self, embedded: Tensor, grid: Grid) -> Tensor:
         return search(embedded, grid, self.neighbours)
@@ -286,7 +289,7 @@ class GatedGraph(nn.Module):
         Returns (Q, K, C D) and the variance of its noise in units of sigma², (Q, K).
         """
         noisy, pilot, number = noisy[:, None], pilot[:, None], number[..., None]
-        shared_noise, own_noise = (sigma * sigma * self.noise.exp()).unbind(1)  # (K, C D)
+        shared_noise, own_noise = (sigma * sigma * weight for weight in self.noise.exp().unbind(1))  # (K, C D)
         shared, own = (
             (signal / (signal + noise)).clamp_min(LEAST) ** exponent
             for signal, noise, exponent in zip(
@@ -304,12 +307,16 @@ class GatedGraph(nn.Module):
         """What `aggregate` gives -> what `forward` gives: patches folded, those with less noise weighing more."""
         weights = 1 / noise.clamp_min(LEAST)
         ones = weights.new_ones(1, 1, self.patch, self.patch)
-        maps = torch.stack((weights, number, torch.ones_like(number)), 1).movedim(-1, 1)  # (B, K, 3, rows, columns)
+        maps = torch.stack((weights, number, torch.ones_like(number)), 1)
+        maps = maps.permute(0, 4, 1, 2, 3)  # (B, K, 3, rows, columns)
+        batch = maps.shape[0]
         sums = F.conv_transpose2d(maps.flatten(0, 2)[:, None], ones, stride=self.stride)[:, 0]
-        weight, number, count = sums.unflatten(0, maps.shape[:3]).unbind(2)  # (B, K, H, W)
+        height, width = sums.shape[1], sums.shape[2]
+        weight, number, count = sums.view(batch, self.heads, 3, height, width).unbind(2)  # (B, K, H, W)
         weighted = (patches * weights[..., None]).unflatten(-1, (channels, -1)).permute(0, 3, 4, 5, 1, 2)
-        images = fold(weighted.flatten(0, 2), self.basis, self.stride).unflatten(0, weighted.shape[:3])
-        images = rgb((images / weight[:, :, None]).flatten(0, 1)).unflatten(0, maps.shape[:2])
+        images = fold(weighted.flatten(0, 2), self.basis, self.stride)
+        images = images.view(batch, self.heads, channels, height, width) / weight[:, :, None]
+        images = rgb(images.flatten(0, 1)).view(batch, self.heads, channels, height, width)
         found = [(weight / count).log() / 4, number / count / self.neighbours]
         if self.values is not None:
             found.append(self.values.fold(values.flatten(3).permute(0, 3, 1, 2)) / count[:, :1])

@@ -42,6 +42,9 @@ TOLERANCE = 1e-4
 FASTER = 0.8
 """Of the time of float32 bfloat16 may take to be worth what it changes."""
 
+NO_GAIN = {"gated": "which would take 3 GB for a tile and be no faster"}
+"""Graphs that are left to torch, and why."""
+
 
 def check(config: ModelConfig, options: Options) -> None:
     """Raises UsageError for a network or options that OpenVINO does not serve, or where it is not installed."""
@@ -49,7 +52,7 @@ def check(config: ModelConfig, options: Options) -> None:
         raise UsageError("`backend` openvino needs a package that is missing: pip install 'dagl[openvino]'")
     if options.device not in ("auto", "cpu"):
         raise UsageError(f"`backend` openvino is for the CPU, not for `device` {options.device}: use `device` cpu")
-    if why := NO_ONNX.get(config.graph if config.stages else ""):
+    if why := {**NO_ONNX, **NO_GAIN}.get(config.graph if config.stages else ""):
         raise UsageError(f"`backend` openvino cannot take graph '{config.graph}' ({why}): use `backend` torch")
     if options.precision not in ("auto", *precisions(config)):
         possible = " or ".join(precisions(config))

@@ -16,6 +16,8 @@ from ..config import NO_ONNX, ModelConfig
 from ..errors import DaglError, UsageError, WeightsError
 from ..files import replacing
 from ..nn.attention import exportable
+from ..nn.exportable import ExportableGraph
+from ..nn.gated import GatedStage
 from ..nn.model import DAGL, MGFAM
 from . import weights
 
@@ -39,8 +41,7 @@ def export(path: Path, target: Path) -> float:
     model, info = weights.load(path)
     c = model.config
     if why := NO_ONNX.get(c.graph):
-        plain = "; the plain network, `denoise-gray-fast`, has one" if c.graph == "gated" else ""
-        raise WeightsError(f"{path}: graph '{c.graph}' has no ONNX export: {why}{plain}")
+        raise WeightsError(f"{path}: graph '{c.graph}' has no ONNX export: {why}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as temporary:
@@ -76,7 +77,11 @@ def write(model: DAGL, target: Path) -> None:
     """The network alone, with inputs and output as `export` names them. Needs the package `onnx`. Raises OSError."""
     model = copy.deepcopy(model)
     for stage in model.stages:
-        stage.forward = types.MethodType(_forward_exportable, stage)
+        if isinstance(stage, GatedStage):
+            if stage.graph:
+                stage.graph = ExportableGraph.of(stage.graph)
+        else:
+            stage.forward = types.MethodType(_forward_exportable, stage)
     size = {0: "batch", 2: "height", 3: "width"}
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # the tracer's; what it made is to be checked
