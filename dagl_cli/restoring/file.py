@@ -117,7 +117,7 @@ class FileRestorer(PictureRestorer):
         return outcome
 
     def examine(self, source: Path | bytes | BinaryIO, target: Path | BinaryIO, *, name: str | None = None) -> Outcome:
-        """What `__call__` would do, and its errors, without a network and without writing anything."""
+        """What `__call__` would do, and its errors, without restoring and without writing anything."""
         with _told_of_memory(), ExitStack() as stack:
             source, sequence = self._looked_into(source, name)
             if sequence:

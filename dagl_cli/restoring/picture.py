@@ -334,7 +334,7 @@ class PictureRestorer:
         return found
 
     def foreseen(self, case: Case) -> Outcome:
-        """What `treated` would do, and its errors, without a network; of several steps, up to the first one needed.
+        """What `treated` would do, and its errors, without restoring; of several steps, up to the first one needed.
 
         Weights that would come from the Hub are not looked at.
         """

@@ -43,7 +43,7 @@ def write(path: Path, levels: np.ndarray, **options: object) -> Path:
 
 
 def measured(monkeypatch: pytest.MonkeyPatch, rms: float, correlation: float, white: float = 0.2) -> None:
-    monkeypatch.setattr(guard, "measure", lambda pixels: Noise(rms, correlation))
+    monkeypatch.setattr(guard, "measure", lambda pixels: Noise(rms, correlation, float(rms > 1)))
     monkeypatch.setattr(estimate, "estimate_sigma", lambda pixels: white)
 
 

@@ -1,10 +1,13 @@
 """The noise that is measured against the noise that was added."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.ndimage
 
 from dagl_cli.restoring import guard, noise
+from dagl_cli.store import weights
 
 
 def photo(size: int = 256) -> np.ndarray:
@@ -50,11 +53,29 @@ def test_the_kinds_are_told_apart() -> None:
 def test_even_pictures_have_none(shape: tuple[int, int, int], value: float) -> None:
     found = noise.measure(np.full(shape, value, np.float32))
     assert found is not None
-    assert found.rms < guard.CLEAN_RMS
+    assert found.likelihood < guard.LIKELY_AT_HIGH_ISO
 
 
 def test_too_small_to_be_measured() -> None:
     assert noise.measure(np.zeros((31, 500, 3), np.float32)) is None
+
+
+def test_without_the_network_nothing_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "folder", lambda: tmp_path)
+    assert noise.measure(noisy(8.0, 0.9)) is None
+    assert guard.noise(noisy(15.0, 0.0)).task == "denoise"
+
+
+def test_the_parts_go_from_the_flattest_to_the_busiest() -> None:
+    pixels = np.full((300, 400, 1), 0.5, np.float32)
+    pixels[:150, ::2] += 0.2
+    pixels[:150, :200:2] += 0.2
+    seen = noise.parts(pixels)
+    assert seen.shape == (4, noise.TILE, noise.TILE, 3)
+    detail = seen.std((1, 2, 3))
+    assert (np.diff(detail) >= 0).all()
+    assert (detail[0], detail[-1]) == (0, pytest.approx(255 * 0.2, rel=0.1))
+    assert noise.parts(pixels[:40, :70]).shape == (2, 32, 32, 3)
 
 
 def test_gray_is_measured_like_three_equal_channels() -> None:
