@@ -37,7 +37,8 @@ def overlapped(
     """Each work with its result and the seconds that it took, in the order of the works.
 
     Whatever steps do between two yields they do in this thread, so it can be interrupted, and nothing else has the
-    device; what they yield is done in others. An error, and an interrupt, close the steps of what was begun.
+    device; what they yield is done in others. An error comes in its work's turn, after what was begun before it; then,
+    and at an interrupt, the steps of what was begun are closed.
 
     threads: as many works are begun at once at most. most: and as many as have this size together, but always one.
     """
@@ -49,11 +50,14 @@ def overlapped(
         while True:
             if begun and begun[0].ended:
                 first = begun.popleft()
+                if first.error:
+                    raise first.error
                 yield first.work, first.result, first.seconds
                 continue
-            if following is None and len(begun) < threads:
+            failed = any(one.error for one in begun)
+            if following is None and len(begun) < threads and not failed:
                 following = next(waiting, None)
-            if following and (not begun or following[1] + sum(one.size for one in begun) <= most):
+            if following and not failed and (not begun or following[1] + sum(one.size for one in begun) <= most):
                 begun.append(_Begun(*following, steps(following[0])))
                 following = None
                 begun[-1].go_on(pool)
@@ -81,9 +85,10 @@ class _Begun(Generic[K, T]):
     seconds: float = 0.0
     ended: bool = False
     result: Any = None
+    error: Exception | None = None
 
     def go_on(self, pool: ThreadPoolExecutor) -> None:
-        """To the next yield. Raises what the steps raise."""
+        """To the next yield, or the end."""
         before, self.aside = self.aside, None
         start = time.perf_counter()
         try:
@@ -95,6 +100,8 @@ class _Begun(Generic[K, T]):
                 following = self.steps.throw(error) if error else self.steps.send(result)
         except StopIteration as end:
             self.ended, self.result = True, end.value
+        except Exception as raised:
+            self.ended, self.error = True, raised
         else:
             self.aside = pool.submit(_timed, following)
         self.seconds += time.perf_counter() - start

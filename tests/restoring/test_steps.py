@@ -95,6 +95,31 @@ def test_an_error_aside_is_the_steps_own() -> None:
     assert finished(steps()) == "mended"
 
 
+def test_an_error_comes_in_its_turn() -> None:
+    """After what was begun before it, which nothing is lost of; nothing more is begun."""
+    failed, begun = threading.Event(), []
+
+    def slow() -> Steps[str]:
+        yield partial(failed.wait, 60)
+        return "slow"
+
+    def failing() -> Steps[str]:
+        yield place
+        failed.set()
+        raise ArithmeticError
+
+    def late() -> Steps[str]:
+        begun.append("late")
+        yield place
+        return ""
+
+    results = run({0: slow(), 1: failing(), 2: late(), 3: late()}, threads=2)
+    assert next(results) == (0, "slow")
+    with pytest.raises(ArithmeticError):
+        next(results)
+    assert not begun
+
+
 @pytest.mark.parametrize("aside", [False, True])
 def test_what_is_not_mended_closes_all(aside: bool) -> None:
     closed, done = [], threading.Event()
