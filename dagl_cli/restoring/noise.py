@@ -178,7 +178,7 @@ def blocks(plane: np.ndarray) -> np.ndarray:
 def measure(pixels: np.ndarray) -> Noise | None:
     """The noise of a picture, (H, W, 1 or 3) float in [0, 1]; None with a side under 2 `BLOCK`, or without the
     network."""
-    denoiser = _denoiser(weights.folder() / "real-color.safetensors")
+    denoiser = _denoiser(weights.folder() / "real-color-fast.safetensors")
     if min(pixels.shape[:2]) < 2 * BLOCK or denoiser is None:
         return None
     seen = parts(pixels)

@@ -273,7 +273,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
     parser.add_argument("--output", type=Path, default=Path("noise.safetensors"))
-    parser.add_argument("--model", type=Path, default=weights.folder() / "real-color.safetensors")
+    parser.add_argument("--model", type=Path, default=weights.folder() / "real-color-fast.safetensors")
     parser.add_argument("--limit", type=int, help="photos, of those trained on and of those held out")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -219,7 +219,7 @@ def memory(megapixels: list[float], model: str) -> None:
 
 SETS = {
     "Set12": (1, ("denoise-gray", "denoise-gray-fast", "denoise-gray-lite")),
-    "Kodak24": (3, ("denoise-color", "denoise-color-lite")),
+    "Kodak24": (3, ("denoise-color", "denoise-color-fast", "denoise-color-lite")),
 }
 """Set -> channels, and the bundled models that are timed on it."""
 
@@ -502,7 +502,7 @@ if __name__ == "__main__":
     parser.add_argument("--megapixels", type=float, nargs="+", default=[1, 4, 16, 24])
     parser.add_argument("--model", default="denoise-color")
     parser.add_argument("--models", nargs="+", help="for `backends`",
-                        default=["denoise-gray-fast", "denoise-color", "dejpeg-color", "real-color"])  # fmt: skip
+                        default=["denoise-gray-fast", "denoise-color-fast", "dejpeg-color", "real-color-fast"])  # fmt: skip
     parser.add_argument("--data-dir", type=Path, help="for `methods`: the test sets; default: where dagl keeps them")
     parser.add_argument("--checkpoint", type=Path, help="for `methods`: another denoiser, for gray at sigma 25")
     parser.add_argument("--limit", type=int, help="for `methods`: so many images of each set")
