@@ -20,7 +20,7 @@ from dagl_cli.measuring.cases import Published
 from dagl_cli.restoring import estimate, openvino
 from dagl_cli.store import weights
 
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1))
 
 
 def pytest_configure(config: pytest.Config) -> None:
