@@ -176,7 +176,7 @@ class GatedGraph(nn.Module):
         size = patch * patch
         self.metric = nn.Parameter(torch.zeros(size))
         """Logarithm of each coefficient's weight in the distance."""
-        self.temperature = nn.Parameter(torch.linspace(0, math.log(2**heads), heads + 1)[:-1])
+        self.temperature = nn.Parameter(torch.tensor([head * math.log(2) for head in range(heads)]))
         """Its logarithm: every head starts twice as steep as the one before."""
         self.threshold = nn.Linear(size, 2 * heads)
         """gamma and beta of Eq. 7, of what a node's pilot shows."""

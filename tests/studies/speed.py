@@ -502,7 +502,8 @@ if __name__ == "__main__":
     parser.add_argument("--megapixels", type=float, nargs="+", default=[1, 4, 16, 24])
     parser.add_argument("--model", default="denoise-color")
     parser.add_argument("--models", nargs="+", help="for `backends`",
-                        default=["denoise-gray-fast", "denoise-color-fast", "dejpeg-color", "real-color-fast"])  # fmt: skip
+                        default=["denoise-gray-fast", "denoise-color-fast", "dejpeg-color", "real-color-fast"],
+                        )  # fmt: skip
     parser.add_argument("--data-dir", type=Path, help="for `methods`: the test sets; default: where dagl keeps them")
     parser.add_argument("--checkpoint", type=Path, help="for `methods`: another denoiser, for gray at sigma 25")
     parser.add_argument("--limit", type=int, help="for `methods`: so many images of each set")
