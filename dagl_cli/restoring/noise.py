@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,9 @@ QUANTILES = (0.0, 0.33, 0.67, 1.0)
 """Of the picture's parts, ordered by their detail: which are looked at."""
 TOLD = (4.0, 10.0)
 """Noise levels that the network is told."""
+FAINTER = 0.25
+"""Noise far beyond those levels passes for structure. So what may hold it is looked at once more, with the contrast of
+picture and noise so much weaker."""
 BLOCK = 16
 """Pixels of a side of the blocks."""
 BANDS = (2, 4, 8, 16)
@@ -182,6 +185,14 @@ def measure(pixels: np.ndarray) -> Noise | None:
     if min(pixels.shape[:2]) < 2 * BLOCK or denoiser is None:
         return None
     seen = parts(pixels)
+    if seen.std((1, 2)).mean(-1).min() > max(TOLD):
+        fainter = _look(127.5 + FAINTER * (seen - 127.5), denoiser)
+        if fainter.rms > FAINTER * max(TOLD):
+            return replace(fainter, rms=fainter.rms / FAINTER)
+    return _look(seen, denoiser)
+
+
+def _look(seen: np.ndarray, denoiser: DAGL) -> Noise:
     with torch.inference_mode():
         x = torch.from_numpy(features(seen, denoised(seen, denoiser)))
         variance, correlation, logit = _meter()(x[None])[0].tolist()

@@ -33,7 +33,8 @@ def noisy(rms: float, blur: float, seed: int = 0) -> np.ndarray:
     return in_file(photo() + rms / 255 * grain / grain.std())
 
 
-@pytest.mark.parametrize(("rms", "blur"), [(5.0, 0.8), (8.0, 0.8), (8.0, 1.2), (8.0, 0.0), (20.0, 0.0)])
+@pytest.mark.parametrize(("rms", "blur"), [(5.0, 0.8), (8.0, 0.8), (8.0, 1.2), (25.0, 0.8), (35.0, 1.0), (8.0, 0.0),
+                                            (20.0, 0.0)])  # fmt: skip
 def test_the_level_and_the_correlation_of_added_noise(rms: float, blur: float) -> None:
     found = noise.measure(noisy(rms, blur))
     assert found is not None
