@@ -45,6 +45,7 @@ from dagl_cli.nn import attention
 from dagl_cli.nn.gated import GatedGraph, GatedStage, Grid
 from dagl_cli.nn.model import MGFAM
 from dagl_cli.nn.streaming import streaming
+from dagl_cli.restoring import guard
 from dagl_cli.restoring.estimate import estimate_sigma
 from dagl_cli.restoring.file import FileRestorer
 from dagl_cli.restoring.restorer import Restorer
@@ -52,9 +53,10 @@ from dagl_cli.store import weights
 
 Line = dict[str, object]
 
-LEVELS = {"denoise": 25, "dejpeg": 10, "demosaic": None}
+LEVELS = {"denoise": 25, "dejpeg": 10, "demosaic": None, "real": None}
 """The degradation at which `tiles` and `attention` compare."""
-SETS = {"denoise": {1: "Set12", 3: "Kodak24"}, "dejpeg": {1: "Classic5", 3: "Kodak24"}, "demosaic": {3: "McMaster18"}}
+SETS = {"denoise": {1: "Set12", 3: "Kodak24"}, "dejpeg": {1: "Classic5", 3: "Kodak24"}, "demosaic": {3: "McMaster18"},
+        "real": {3: "CC15"}}  # fmt: skip
 """Task -> channels -> the set for it."""
 NEVER_COMPRESSED = {1: ("Set12", "LIVE1"), 3: ("Kodak24", "McMaster18")}
 DEPTHS = {"8 bit": 255, "16 bit": 65535}
@@ -170,11 +172,13 @@ def estimate(arguments: argparse.Namespace) -> Iterator[Line]:
 
 
 def compare(restorer: Restorer, arguments: argparse.Namespace, dataset: str | None = None) -> Measurement:
-    """The model on the set and at the level of its task."""
+    """The model on the set and at the level of its task; of camera noise at the level that is estimated."""
     task, channels = restorer.config.task, restorer.config.channels
     case = Case(datasets.dataset(dataset or SETS[task][channels]), task, LEVELS[task])
 
     def run(bad: Tensor, level: float | None) -> Tensor:
+        if task == "real":
+            level = guard.camera_noise(bad.permute(1, 2, 0).numpy()).level
         return restorer(bad, level if restorer.config.noise_map else None)
 
     method = Method(restorer.name, run, Settings(restorer.name))
