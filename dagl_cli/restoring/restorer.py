@@ -223,7 +223,12 @@ class Restorer:
         if not bfloat16_is_faster():
             return torch.float32
         if self.model not in _changes:
-            _changes[self.model] = self._change()
+            try:
+                _changes[self.model] = self._change()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                return torch.float32  # the tiles themselves shrink, or say it
         return torch.bfloat16 if _changes[self.model] < HALF_LEVEL else torch.float32
 
     def _is_exact(self, depth: int) -> bool:

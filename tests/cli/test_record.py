@@ -33,23 +33,28 @@ def test_a_result_says_how_it_was_made(name: str) -> None:
     format = images.FORMATS[name]
     source, target = sample(f"jane/in{format.suffixes[0]}"), Path(f"jane/out{format.suffixes[0]}")
     model = find_model("denoise", 3, None)
-    _, stderr = dagl("denoise", "--sigma", 25, "--strength", 0.9, "--tile", 64, source, "-o", target)
+    _, stderr = dagl(
+        "denoise", "--sigma", 25, "--strength", 0.9, "--precision", "fp32", "--backend", "torch", source, "-o", target
+    )
     assert "restored" in stderr
     found = images.record(target)
     if not format.keeps & {"xmp", "record"}:
         assert found == {}
         return
     assert found == {
-        "version": __version__, "command": "dagl denoise --sigma 25 --strength 0.9 --tile 64", "task": "denoise",
+        "version": __version__, "command": "dagl denoise --sigma 25 --strength 0.9 --precision fp32 --backend torch", "task": "denoise",
         "model": model.stem, "sha256": weights.sha256(model), "sigma": "25", "strength": "0.9", "luma": "1",
-        "chroma": "1",
+        "chroma": "1", "backend": "torch", "precision": "fp32",
     }  # fmt: skip
     assert found == images.read(target).record
     content = target.read_bytes()
     assert b"jane" not in content
     assert str(Path.cwd()).encode() not in content
     _, stderr = dagl("denoise", "--sigma", 25, target, "-o", f"again{format.suffixes[0]}")
-    assert "dagl has restored it before (dagl denoise --sigma 25 --strength 0.9 --tile 64)" in stderr
+    assert (
+        "dagl has restored it before (dagl denoise --sigma 25 --strength 0.9 --precision fp32 --backend torch)"
+        in stderr
+    )
     assert images.record(f"again{format.suffixes[0]}")["command"] == "dagl denoise --sigma 25"  # in its place
     dagl("denoise", "--sigma", 25, target, "-o", f"bare{format.suffixes[0]}", "--strip-metadata")
     assert images.record(f"bare{format.suffixes[0]}") == {}
