@@ -42,7 +42,8 @@ def test_a_result_says_how_it_was_made(name: str) -> None:
         assert found == {}
         return
     assert found == {
-        "version": __version__, "command": "dagl denoise --sigma 25 --strength 0.9 --precision fp32 --backend torch", "task": "denoise",
+        "version": __version__, "task": "denoise",
+        "command": "dagl denoise --sigma 25 --strength 0.9 --precision fp32 --backend torch",
         "model": model.stem, "sha256": weights.sha256(model), "sigma": "25", "strength": "0.9", "luma": "1",
         "chroma": "1", "backend": "torch", "precision": "fp32",
     }  # fmt: skip
