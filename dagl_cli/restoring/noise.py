@@ -33,6 +33,8 @@ TOLD = (4.0, 10.0)
 FAINTER = 0.25
 """Noise far beyond those levels passes for structure. So what may hold it is looked at once more, with the contrast of
 picture and noise so much weaker."""
+STRONG = 16.0
+"""From this level on the second look counts; below it fine cloth passes for noise there (McMaster18 17: 12 to 15)."""
 BLOCK = 16
 """Pixels of a side of the blocks."""
 BANDS = (2, 4, 8, 16)
@@ -187,7 +189,7 @@ def measure(pixels: np.ndarray) -> Noise | None:
     seen = parts(pixels)
     if seen.std((1, 2)).mean(-1).min() > max(TOLD):
         fainter = _look(127.5 + FAINTER * (seen - 127.5), denoiser)
-        if fainter.rms > FAINTER * max(TOLD):
+        if fainter.rms > FAINTER * STRONG:
             return replace(fainter, rms=fainter.rms / FAINTER)
     return _look(seen, denoiser)
 
