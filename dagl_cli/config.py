@@ -136,7 +136,6 @@ class ModelConfig:
             raise UsageError(f"window must be at least {BLOCK} times stride, {BLOCK * self.stride}, not {self.window}")
         if (self.patch % 2 == 0 and self.graph != "gated") or self.stride > self.patch or self.stride % self.key_stride:
             raise UsageError("patch must be odd, stride at most patch and a multiple of key_stride")
-
         if self.graph == "gated" and self.values and self.patch % self.scale:
             raise UsageError(
                 f"patch must be a multiple of scale, {self.scale}, where there are values: not {self.patch}"
@@ -230,6 +229,8 @@ _PAPER = ModelConfig()
 _HALF = replace(_PAPER, scale=2, activation="relu")
 _QUARTER = replace(_HALF, features=128, blocks=6, outer_blocks=3)
 _GATED: dict[str, Any] = {"stages": 1, "heads": 2, "graph": "gated", "patch": 8}
+_LEARNED = 16
+"""Numbers in a node's learned value, where it has one."""
 
 VARIANTS: dict[str, ModelConfig] = {
     "paper": _PAPER,
@@ -237,8 +238,8 @@ VARIANTS: dict[str, ModelConfig] = {
     "fast": replace(_QUARTER, stages=1, heads=1, embedding=64),
     "half": replace(_HALF, blocks=12, stages=1, heads=1, key_stride=2, embedding=64),
     "dagl": replace(_QUARTER, blocks=12, **_GATED),
-    "dagl-unet": replace(_QUARTER, values=16, **_GATED),
-    "dagl-trunk": replace(_HALF, blocks=12, values=16, **_GATED),
+    "dagl-unet": replace(_QUARTER, values=_LEARNED, **_GATED),
+    "dagl-trunk": replace(_HALF, blocks=12, values=_LEARNED, **_GATED),
     "unet-deep": replace(_QUARTER, blocks=12, stages=0, heads=0),
     "unet": replace(_QUARTER, stages=0, heads=0),
     "trunk": replace(_HALF, blocks=12, stages=0, heads=0),
@@ -260,7 +261,7 @@ def model_config(variant: str, task: str, channels: int) -> ModelConfig:
         raise UsageError(f"`task` {task} has no model for {channels} channel(s): choose colour, 3 (`channels`)")
     blocks = 32 if (variant, task) == ("paper", "demosaic") else VARIANTS[variant].blocks
     shape = replace(VARIANTS[variant], task=task, channels=channels, blocks=blocks, noise_map=TASKS[task].noise_map)
-    return replace(shape, values=16) if shape.on_pilot and not shape.of_noise else shape
+    return replace(shape, values=_LEARNED) if shape.on_pilot and not shape.of_noise else shape
 
 
 def variant_of(config: ModelConfig) -> str | None:

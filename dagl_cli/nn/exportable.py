@@ -9,10 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import BLOCK
-from .gated import GatedGraph, Grid, dct_basis, opponent
+from .gated import GROUP, GatedGraph, Grid, dct_basis, opponent
 
-GROUP = 16
-"""Rows of a window's column whose smallest distance stands for them, as in `gated.smallest`."""
 FAR = 1e30
 """A distance beyond all others."""
 

@@ -36,6 +36,8 @@ LEAST = 1e-6
 """Of a gate, before its exponent."""
 CHUNK = 2**19
 """Numbers in the gathered patches of so many queries: they stay in the cache, and memory is bounded."""
+GROUP = 16
+"""Rows of a window's column whose smallest distance stands for them in `smallest`."""
 BLEND = 0.4
 """How far the result goes from the pilot to the heads' mean before anything is learned."""
 
@@ -127,18 +129,18 @@ def search(embedded: Tensor, grid: Grid, count: int) -> Tensor:
     return nearest
 
 
-def smallest(distance: Tensor, count: int, group: int = 16) -> Tensor:
+def smallest(distance: Tensor, count: int) -> Tensor:
     """(Q, rows, columns) -> (Q, count), where the smallest of each query lie, counted row by row.
 
     In two steps, for speed: they lie in those groups of rows of a column whose own smallest are smallest.
     """
     rows, columns = distance.shape[1:]
     flat = distance.flatten(1)
-    if rows % group or flat.shape[1] // group < count:
+    if rows % GROUP or flat.shape[1] // GROUP < count:
         return flat.topk(count, -1, largest=False, sorted=False).indices
-    groups = distance.unflatten(1, (-1, group)).amin(2).flatten(1).topk(count, -1, largest=False, sorted=False).indices
-    first = (groups // columns) * (group * columns) + groups % columns
-    members = (first[..., None] + torch.arange(group, device=flat.device) * columns).flatten(1)
+    groups = distance.unflatten(1, (-1, GROUP)).amin(2).flatten(1).topk(count, -1, largest=False, sorted=False).indices
+    first = (groups // columns) * (GROUP * columns) + groups % columns
+    members = (first[..., None] + torch.arange(GROUP, device=flat.device) * columns).flatten(1)
     best = flat.gather(1, members).topk(count, -1, largest=False, sorted=False).indices
     return members.gather(1, best)
 
@@ -425,7 +427,7 @@ class GatedStage(nn.Module):
             sigma = self.level(features).float().mean((1, 2, 3)).exp()
         with torch.autocast(noisy.device.type, enabled=False):
             noisy, pilot, sigma = noisy.float(), pilot.float(), sigma.float().clamp_min(QUIETEST)
-            heads, nodes = self.aggregate(noisy if self.noise else pilot, pilot, sigma, features.float())
+            heads, nodes = self.aggregate(noisy if self.noise else pilot, pilot, sigma, features)
             level = sigma.view(-1, 1, 1, 1)
             steps = heads - pilot[:, None]  # (B, K, C, H, W)
             maps = (pilot, (noisy - pilot) / level, (steps / level[:, None]).flatten(1, 2), nodes,
@@ -443,10 +445,11 @@ class GatedStage(nn.Module):
             return noisy[:, None][:, :0], noisy[:, :0]
         height, width = noisy.shape[-2:]
         right, bottom = (covering(side, self.graph.patch, self.graph.stride) - side for side in (width, height))
-        cells = (-(-more // self.scale) for more in (right, bottom))
-        heads, nodes = self.graph(
-            *(mirrored(image, right, bottom) for image in (noisy, pilot)), sigma, mirrored(features, *cells)
-        )
+        images = (mirrored(image, right, bottom) for image in (noisy, pilot))
+        below = None  # what the learned values are made of, where there are any
+        if self.graph.values is not None:
+            below = mirrored(features.float(), *(-(-more // self.scale) for more in (right, bottom)))
+        heads, nodes = self.graph(*images, sigma, below)
         return heads[..., :height, :width], nodes[..., :height, :width]
 
 

@@ -31,7 +31,7 @@ CORRELATED = 0.4
 WHITE_SHARE = 0.6
 """And an estimate for white noise finds less than this share of it.
 
-Two of 329 pictures without camera noise is then taken for such: Kodak24, McMaster18, Set12 and LIVE1 as they are, and
+Two of 329 pictures without camera noise are then taken for such: Kodak24, McMaster18, Set12 and LIVE1 as they are, and
 of every second one JPEGs of quality 95 and 75 and Gaussian noise of 3, 5, 15 and 50 levels
 (`tests/studies/noise_guard.py`). All 15 of CC15 are found, and of simulated camera noise above 2.5 levels 60 %, at 2 %
 of simulated clean pictures (`noise_meter.py`). Texture all over a picture passes for noise, too."""

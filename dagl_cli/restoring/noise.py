@@ -24,6 +24,8 @@ from ..nn.model import DAGL
 from ..store import weights
 from .device import bfloat16_is_faster
 
+NETWORK = "real-color-fast"
+"""The bundled network that is looked through."""
 TILE = 128
 """Pixels of a side of the parts that the network sees."""
 QUANTILES = (0.0, 0.33, 0.67, 1.0)
@@ -183,7 +185,7 @@ def blocks(plane: np.ndarray) -> np.ndarray:
 def measure(pixels: np.ndarray) -> Noise | None:
     """The noise of a picture, (H, W, 1 or 3) float in [0, 1]; None with a side under 2 `BLOCK`, or without the
     network."""
-    denoiser = _denoiser(weights.folder() / "real-color-fast.safetensors")
+    denoiser = _denoiser(weights.folder() / f"{NETWORK}.safetensors")
     if min(pixels.shape[:2]) < 2 * BLOCK or denoiser is None:
         return None
     seen = parts(pixels)

@@ -175,8 +175,8 @@ class Restorer:
     def _network(self, sigma: float | None, depth: int) -> tiling.Network:
         def run(batch: Tensor) -> Tensor:
             side = min(batch.shape[-2:])
-            if self._openvino and self.backend == "openvino" and side >= NARROW:
-                return torch.from_numpy(self._openvino(*self._told(batch, sigma), self.precision(depth, side)))
+            if serving := self._serving(side):
+                return torch.from_numpy(serving(*self._told(batch, sigma), self.precision(depth, side)))
             return self._run(batch, sigma, self._torchs(depth, side))
 
         return run
@@ -206,13 +206,17 @@ class Restorer:
         depth: bits of the result's samples. For 8, 'auto' is bfloat16 on a CPU too, if that is faster there and hardly
         a value of a test picture changes by half a level. side: the picture's shorter one, in pixels.
         """
-        if self._openvino and self.backend == "openvino" and side >= NARROW:
-            return DTYPES[self._openvino.precision(self._is_exact(depth))]
+        if serving := self._serving(side):
+            return DTYPES[serving.precision(self._is_exact(depth))]
         return self._torchs(depth, side)
 
     def precision(self, depth: int = 16, side: int = NARROW) -> str:
         """`dtype` as in `PRECISIONS`."""
         return NAMES[self.dtype(depth, side)]
+
+    def _serving(self, side: int) -> OpenVINO | None:
+        """OpenVINO, where it has the picture at hand and this side of it, or of a tile, is wide enough."""
+        return self._openvino if self.backend == "openvino" and side >= NARROW else None
 
     def _torchs(self, depth: int, side: int) -> torch.dtype:
         """What torch would compute in."""

@@ -134,14 +134,14 @@ def photograph(scene: Tensor, camera: Camera, random: Random) -> tuple[Tensor, T
     """
     height, width = scene.shape[-2:]
     sensor = (max(16, round(height / camera.scale)), max(16, round(width / camera.scale)))
-    light = srgb_decode(_resized(scene, sensor).clamp(0, 1))
+    light = srgb_decode(resized(scene, sensor).clamp(0, 1))
     matrix = colour_matrix(camera.mixture)  # linear sRGB -> camera
     gains = torch.tensor([camera.gains[0], 1.0, camera.gains[1]]).view(3, 1, 1)
-    light = (_mix(light, matrix) / gains * camera.exposure).clamp(0, 1)
+    light = (mixed(light, matrix) / gains * camera.exposure).clamp(0, 1)
     clean = (light * bayer_masks(*sensor, camera.pattern)).sum(0, keepdim=True)  # (1, H, W)
     mosaics = torch.stack([expose(clean, camera, random), clean])  # (2, 1, H, W): noisy, clean
     picture = demosaic(mosaics, camera.pattern, camera.demosaicing) * gains
-    picture = srgb_encode(_mix(picture.clamp(0, 1), torch.linalg.inv(matrix)).clamp(0, 1))
+    picture = srgb_encode(mixed(picture.clamp(0, 1), torch.linalg.inv(matrix)).clamp(0, 1))
     if camera.tone:
         picture = picture.lerp(picture.square() * (3 - 2 * picture), camera.tone)
     picture = reduce_noise(picture, camera)
@@ -149,7 +149,7 @@ def photograph(scene: Tensor, camera: Camera, random: Random) -> tuple[Tensor, T
     if amount:
         luma = (picture * LUMA).sum(-3, keepdim=True)
         picture = (picture + amount * (luma - blur(luma, radius))).clamp(0, 1)
-    picture = _resized(picture, (height, width), camera.antialias).clamp(0, 1)
+    picture = resized(picture, (height, width), camera.antialias).clamp(0, 1)
     return saved(picture, camera.qualities, camera.subsampling, random)
 
 
@@ -160,7 +160,7 @@ def negative(scene: Tensor, camera: Camera, random: Random) -> tuple[Tensor, Ten
     `PAPER_PATTERN`; clean: (3, H, W), the same; profile: as `images.raw.Raw.noise`.
     """
     gains = torch.tensor([camera.gains[0], 1.0, camera.gains[1]]).view(3, 1, 1)
-    light = _mix(srgb_decode(scene), colour_matrix(camera.mixture))
+    light = mixed(srgb_decode(scene), colour_matrix(camera.mixture))
     light = (light / gains * camera.exposure).clamp(0, 1)
     masks = bayer_masks(scene.shape[-2], scene.shape[-1], PAPER_PATTERN)
     noisy = expose((light * masks).sum(0, keepdim=True), camera, random)
@@ -250,7 +250,7 @@ def reduce_noise(picture: Tensor, camera: Camera) -> Tensor:
     if not any(camera.luma + camera.chroma):
         return picture
     ycc = torch.tensor(RGB_TO_YCC)
-    smooth = _mix(picture, ycc)
+    smooth = mixed(picture, ycc)
     result = torch.zeros_like(smooth)
     for band in range(3):
         coarser = blur(smooth, camera.radius * 2**band)
@@ -261,7 +261,7 @@ def reduce_noise(picture: Tensor, camera: Camera) -> Tensor:
         excess = (energy / noise - 1).clamp(min=0)
         result += detail * (1 - share * torch.exp(-excess / camera.threshold**2))
         smooth = coarser
-    return _mix(result + smooth, torch.linalg.inv(ycc)).clamp(0, 1)
+    return mixed(result + smooth, torch.linalg.inv(ycc)).clamp(0, 1)
 
 
 def saved(
@@ -334,7 +334,7 @@ def enlarged(scene: Tensor, random: Random) -> Tensor:
     zoom = random.uniform(1, 3) if random.random() < 0.8 else 1.0
     rows, columns = round(height / zoom), round(width / zoom)
     top, left = random.integers(height - rows + 1), random.integers(width - columns + 1)
-    return _resized(scene[:, top : top + rows, left : left + columns], (height, width)).clamp(0, 1)
+    return resized(scene[:, top : top + rows, left : left + columns], (height, width)).clamp(0, 1)
 
 
 def blur(x: Tensor, radius: float) -> Tensor:
@@ -356,12 +356,12 @@ def _unit(x: Tensor) -> Tensor:
     return x / x.square().mean().sqrt()
 
 
-def _mix(x: Tensor, matrix: Tensor) -> Tensor:
+def mixed(x: Tensor, matrix: Tensor) -> Tensor:
     """Each pixel's channels by a (3, 3) matrix: x (..., 3, H, W)."""
     return (matrix @ x.flatten(-2)).view(x.shape)
 
 
-def _resized(x: Tensor, size: tuple[int, int], antialias: bool = True) -> Tensor:
+def resized(x: Tensor, size: tuple[int, int], antialias: bool = True) -> Tensor:
     """x (C, H, W) or (B, C, H, W) at another size, bicubic."""
     if x.shape[-2:] == size:
         return x

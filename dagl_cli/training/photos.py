@@ -51,8 +51,8 @@ def picture_hash(pixels: np.ndarray) -> int:
     return int.from_bytes(np.packbits(small[:, 1:] > small[:, :-1]).tobytes(), "big")
 
 
-def hold_out(paths: list[Path]) -> tuple[list[Path], list[Path]]:
-    """(training, validation): about one photo in forty is held out, by a hash of its name.
+def hold_out(paths: list[Path], one_in: int = 40) -> tuple[list[Path], list[Path]]:
+    """(training, validation): about one photo in so many is held out, by a hash of its name.
 
     Crops of one photo, `name_0`, `name_1`, stay together; where that leaves one photo, as in a folder of `photo_1` to
     `photo_39`, each file is one. Of eight photos and more, at least one is held out, and never all.
@@ -64,7 +64,7 @@ def hold_out(paths: list[Path]) -> tuple[list[Path], list[Path]]:
     digests = photos(r"_\d{1,2}$")
     if len(set(digests.values())) == 1:
         digests = photos(r"$")
-    held_out = {d for d in digests.values() if d[0] % 40 == 0}
+    held_out = {d for d in digests.values() if d[0] % one_in == 0}
     if not held_out and len(set(digests.values())) >= 8:
         held_out = {min(digests.values())}
     if held_out == set(digests.values()):

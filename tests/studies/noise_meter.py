@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,10 +26,11 @@ from torch import Tensor
 from dagl_cli import degrade, images
 from dagl_cli.nn.model import DAGL
 from dagl_cli.restoring import estimate, guard
-from dagl_cli.restoring.noise import FLOOR, LEAST, Noise, NoiseMeter, denoised, features, parts
+from dagl_cli.restoring.noise import FLOOR, LEAST, NETWORK, Noise, NoiseMeter, denoised, features, parts
 from dagl_cli.store import weights
 from dagl_cli.training import camera
 from dagl_cli.training.camera import LUMA, Camera, blur
+from dagl_cli.training.photos import hold_out
 
 SIDE = 384
 STEPS = 1000
@@ -88,25 +88,23 @@ def shots(scene: Tensor, kind: str, random: Random) -> tuple[Tensor, Tensor]:
     """
     shot = math.exp(random.uniform(math.log(2e-4), math.log(0.02)))
     read = math.exp(2.18 * math.log(shot) + 1.2 + 0.26 * random.standard_normal())
+    own = Camera.random(random)
     plain = dataclasses.replace(
-        Camera.random(random), shot=shot, read=read, luma=(0.0,) * 3, chroma=(0.0,) * 3, sharpening=(1.0, 0.0),
+        own, shot=shot, read=read, luma=(0.0,) * 3, chroma=(0.0,) * 3, sharpening=(1.0, 0.0),
         scale=1.0, qualities=(), subsampling="4:4:4",
     )  # fmt: skip
-    scale = 1.0 if random.random() < 0.5 else math.exp(random.uniform(math.log(0.5), math.log(2)))
-    small = camera._resized(scene, (round(SIDE / scale), round(SIDE / scale))).clamp(0, 1)
-    first, second = (mixed(camera.photograph(small, plain, random)[0], YCC) for _ in range(2))
+    small = camera.resized(scene, (round(SIDE / own.scale), round(SIDE / own.scale))).clamp(0, 1)
+    first, second = (camera.mixed(camera.photograph(small, plain, random)[0], YCC) for _ in range(2))
     reduce = reduction(kind, first, second, random)
     grain = random.uniform(0, 0.35) if random.random() < 0.6 else 0.0
-    pair = [mixed(reduce(x) * (1 - grain) + grain * x, torch.linalg.inv(YCC)).clamp(0, 1) for x in (first, second)]
-    if random.random() < 0.5:
-        radius, amount = random.uniform(0.7, 2), random.uniform(0, 0.8)
-        pair = [(x + amount * (gray(x) - blur(gray(x), radius))).clamp(0, 1) for x in pair]
-    antialias = random.random() < 0.7
-    pair = [camera._resized(x, (SIDE, SIDE), antialias).clamp(0, 1) for x in pair]
-    saves = int(random.choice(3, p=(0.35, 0.5, 0.15)))
-    qualities = tuple((100 - 40 * random.random(saves) ** 3).round().astype(int).tolist())
-    subsampling, seed = ("4:2:0" if random.random() < 0.5 else "4:4:4"), random.integers(1 << 30)
-    first, second = (camera.saved((x, x), qualities, subsampling, np.random.default_rng(seed))[0] for x in pair)
+    pair = [
+        camera.mixed(reduce(x) * (1 - grain) + grain * x, torch.linalg.inv(YCC)).clamp(0, 1) for x in (first, second)
+    ]
+    radius, amount = own.sharpening
+    pair = [(x + amount * (gray(x) - blur(gray(x), radius))).clamp(0, 1) for x in pair]
+    pair = [camera.resized(x, (SIDE, SIDE), own.antialias).clamp(0, 1) for x in pair]
+    seed = random.integers(1 << 30)
+    first, second = (camera.saved((x, x), own.qualities, own.subsampling, np.random.default_rng(seed))[0] for x in pair)
     return first, second
 
 
@@ -168,10 +166,6 @@ def shrunk(detail: Tensor, limit: Tensor) -> Tensor:
     return detail.sign() * (detail.abs() - limit).clamp(min=0)
 
 
-def mixed(x: Tensor, matrix: Tensor) -> Tensor:
-    return (matrix @ x.flatten(1)).view(x.shape)
-
-
 def gray(x: Tensor) -> Tensor:
     return (x * LUMA).sum(0, keepdim=True).expand(3, -1, -1)
 
@@ -186,7 +180,7 @@ def crop(photo: Tensor, random: Random) -> Tensor:
     shrink = random.uniform(max(0.35, SIDE / least), 1) if least > 1.15 * SIDE and random.random() < 0.5 else 1.0
     side = min(least, round(SIDE / shrink))
     top, left = (int(random.integers(n - side + 1)) for n in photo.shape[1:])
-    return camera._resized(photo[:, top : top + side, left : left + side], (SIDE, SIDE)).clamp(0, 1)
+    return camera.resized(photo[:, top : top + side, left : left + side], (SIDE, SIDE)).clamp(0, 1)
 
 
 @dataclasses.dataclass
@@ -273,14 +267,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
     parser.add_argument("--output", type=Path, default=Path("noise.safetensors"))
-    parser.add_argument("--model", type=Path, default=weights.folder() / "real-color-fast.safetensors")
+    parser.add_argument("--model", type=Path, default=weights.folder() / f"{NETWORK}.safetensors")
     parser.add_argument("--limit", type=int, help="photos, of those trained on and of those held out")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     denoiser, _ = weights.load(arguments.model)
     paths = sorted(path for path in arguments.photos.iterdir() if images.is_image_path(path))
-    held_out = [path for path in paths if hashlib.sha256(path.stem.encode()).digest()[0] % 8 == 0]
-    training = [path for path in paths if path not in held_out]
+    training, held_out = hold_out(paths, one_in=8)
     data = examples(training[: arguments.limit], SHARES, denoiser, np.random.default_rng(1))
     meter = trained(data)
     judge(meter, examples(held_out[: arguments.limit], HELD_OUT_SHARES, denoiser, np.random.default_rng(2)))
