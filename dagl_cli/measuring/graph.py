@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..config import BLOCK
 from ..errors import DaglError, UsageError
 from ..nn.attention import edge_weights, same_padding
-from ..nn.gated import GatedGraph, GatedStage, Grid, coefficients, opponent
+from ..nn.gated import GatedGraph, GatedStage, Grid
 from ..nn.model import DAGL, MGFAM
 
 SIDE = 288
@@ -103,7 +103,7 @@ def look(
 def _gated(graph: GatedGraph, noisy: Tensor, pilot: Tensor, sigma: Tensor, at: tuple[int, int], head: int) -> Node:
     height, width = noisy.shape[-2:]
     grid = Grid.of(height, width, graph.patch, graph.stride, graph.window)
-    nodes = coefficients(opponent(pilot), graph.basis)[0]  # (h, w, C D)
+    nodes = graph.coefficients(pilot)[0].permute(1, 2, 0, 3).flatten(2)  # (h, w, C D)
     own = nodes[:: graph.stride, :: graph.stride]
     edges = graph.search(nodes[None, ..., : len(graph.metric)] * (graph.metric / 2).exp(), grid)[0]
     near = nodes.flatten(0, 1)[edges]  # (rows, columns, E, C D)

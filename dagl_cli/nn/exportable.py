@@ -41,7 +41,7 @@ class ExportableGraph(GatedGraph):
         filters = self.fixed.view(-1, 1, self.patch, self.patch)
         found = F.conv2d(opponent(image).reshape(batch * channels, 1, height, width), filters)
         found = found.view(batch, channels, len(filters), found.shape[2], found.shape[3])
-        return found.permute(0, 3, 4, 1, 2).flatten(3)
+        return found.permute(0, 1, 3, 4, 2)
 
     def search(self, embedded: Tensor, grid: Grid) -> Tensor:
         width = embedded.shape[2]
@@ -57,7 +57,7 @@ class ExportableGraph(GatedGraph):
         own = (query_rows - top[:, None])[:, None, :, None] * across + (query_columns - left[:, None])[None, :, None]
         own = own.flatten(2)[None, ..., None].expand(embedded.shape[0], -1, -1, -1, -1)
         distance = distance.scatter(4, own, torch.full_like(own, -FAR, dtype=distance.dtype))
-        # two steps, as in `gated.smallest`, on whole groups
+        # two steps, as in `gated.largest`, on whole groups
         down = window_rows.shape[1]
         batch, blocks = embedded.shape[0], (window_rows.shape[0], window_columns.shape[0])
         distance = F.pad(distance.flatten(4), (0, (-down % GROUP) * across), value=FAR)
@@ -85,28 +85,33 @@ class ExportableGraph(GatedGraph):
 
     def aggregate(self, nodes: tuple[Tensor, ...], candidates: Tensor, sigma: Tensor) -> tuple[Tensor, ...]:
         batch, rows, columns, count = candidates.shape
-        number_of_queries = batch * rows * columns
-        own_noisy, own_pilot = (
-            plane[:, :: self.stride, :: self.stride][:, :rows, :columns].reshape(number_of_queries, -1)
+        queries = batch * rows * columns
+        noisy, pilot = (
+            plane[:, :, :: self.stride, :: self.stride][:, :, :rows, :columns]
+            .permute(0, 2, 3, 1, 4)
+            .flatten(3)
+            .flatten(0, 2)
             for plane in nodes[:2]
-        )
-        first = torch.arange(batch)[:, None, None, None] * (nodes[0].shape[1] * nodes[0].shape[2])
-        near_noisy, near_pilot, *near_values = (
-            plane.flatten(0, 2).index_select(0, (candidates + first).flatten()).view(number_of_queries, count, -1)
-            for plane in nodes
-            if plane.shape[-1]
-        )
+        )  # (Q, C D)
+
+        def near(plane: Tensor) -> Tensor:
+            """(B, C, h, w, D) -> (Q, E, C D)"""
+            channels, keys = plane.shape[1], plane.shape[2] * plane.shape[3]
+            rows = (torch.arange(batch) * (channels * keys))[:, None] + torch.arange(channels) * keys  # (B, C)
+            places = candidates[..., None] + rows[:, None, None, None]
+            return plane.flatten(0, 3).index_select(0, places.flatten()).view(queries, count, -1)
+
+        near_noisy, near_pilot, *values = (near(plane) for plane in nodes if plane.shape[-1])
         level = sigma[:, None, None].expand(-1, rows, columns).reshape(-1, 1)
-        shift = near_pilot - own_pilot[:, None]
-        weights = self.attention(self.distance(shift.square()) / (level * level), own_pilot / level)
-        number = 1 / weights.square().sum(-1)
-        mean_shift = weights @ shift
-        spread = (weights @ shift.square() - mean_shift.square()).relu()
-        mean = own_pilot[:, None] + mean_shift
-        patches, noise = self.gate(weights @ near_noisy, mean, spread, number, own_noisy, own_pilot, level[..., None])
-        said = weights @ near_values[0] if near_values else weights[..., :0]
-        found = (patches, noise, number, said)
+        shift = near_pilot - pilot[:, None]
+        found = self.combine(near_noisy, shift, values[0] if values else shift[..., :0], noisy, pilot, level)
         return tuple(t.reshape(batch, rows, columns, *(int(n) for n in t.shape[1:])) for t in found)
+
+    def fold(self, patches: Tensor) -> Tensor:
+        """By a convolution, whose result's size need not be known."""
+        filters = self.fixed.view(-1, 1, self.patch, self.patch)
+        planes = patches.permute(0, 3, 4, 1, 2).flatten(0, 1)
+        return F.conv_transpose2d(planes, filters, stride=self.stride)[:, 0]
 
     def distance(self, squares: Tensor) -> Tensor:
         """By a matrix: OpenVINO 2026.4 is wrong about the shape of a product with a vector."""

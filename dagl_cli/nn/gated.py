@@ -37,7 +37,7 @@ LEAST = 1e-6
 CHUNK = 2**19
 """Numbers in the gathered patches of so many queries: they stay in the cache, and memory is bounded."""
 GROUP = 16
-"""Rows of a window's column whose smallest distance stands for them in `smallest`."""
+"""Keys of a window whose nearest stands for them in `largest`."""
 BLEND = 0.4
 """How far the result goes from the pilot to the heads' mean before anything is learned."""
 
@@ -89,59 +89,74 @@ class Grid:
 
 
 def coefficients(image: Tensor, basis: Tensor) -> Tensor:
-    """The DCT of every patch: (B, C, H, W) -> (B, h, w, C * D)."""
+    """The DCT of every patch: (B, C, H, W) -> (B, C, h, w, D)."""
     size = math.isqrt(len(basis))
-    patches = image.unfold(2, size, 1).unfold(3, size, 1).permute(0, 2, 3, 1, 4, 5).flatten(4)  # (B, h, w, C, D)
-    return (patches @ basis.T).flatten(3)
+    planes, kernels = image.flatten(0, 1)[:, None], basis.view(-1, 1, size, size)
+    planes, kernels = (x.to(memory_format=torch.channels_last) for x in (planes, kernels))
+    found = F.conv2d(planes, kernels)
+    return found.permute(0, 2, 3, 1).contiguous().unflatten(0, image.shape[:2])
+
+
+def taken(nodes: Tensor, places: Tensor) -> Tensor:
+    """Of an image's nodes, (C, h, w, D), those at some places, counted row by row: (...) -> (..., C D)."""
+    keys = nodes.shape[1] * nodes.shape[2]
+    rows = places[..., None] + keys * torch.arange(len(nodes), device=places.device)
+    return nodes.flatten(0, 2).index_select(0, rows.flatten()).view(*places.shape, -1)
 
 
 def fold(patches: Tensor, basis: Tensor, stride: int) -> Tensor:
-    """The sum of patches given by their DCT: (B, D, rows, columns) -> (B, H, W)."""
+    """The sum of patches given by their DCT: (B, rows, columns, N, D) -> (B * N, H, W)."""
     size = math.isqrt(len(basis))
-    return F.conv_transpose2d(patches, basis.view(-1, 1, size, size), stride=stride)[:, 0]
+    height, width = ((count - 1) * stride + size for count in patches.shape[1:3])
+    pixels = (patches @ basis).flatten(1, 2).flatten(2).mT  # (B, N D, rows * columns)
+    return F.fold(pixels, (height, width), size, stride=stride).flatten(0, 1)
 
 
 def search(embedded: Tensor, grid: Grid, count: int) -> Tensor:
     """The candidates: the `count` nearest keys in each query's window, itself among them.
 
-    embedded: (B, h, w, D), compared by Euclidean distance. Returns (B, rows, columns, E) keys, counted row by row.
+    embedded: (B, h, w, D), compared by Euclidean distance. Returns (B, rows, columns, E) places, counted row by row.
     """
     rows, columns = grid.queries
     windows = [grid.windows(axis) for axis in (0, 1)]
     count = min(count, math.prod(stop - start for start, stop in (windows[0][0], windows[1][0])))
-    norms = embedded.square().sum(-1)
-    nearest = torch.empty(len(embedded), rows, columns, count, dtype=torch.long, device=embedded.device)
-    for (down, (top, bottom)), (across, (left, right)) in product(enumerate(windows[0]), enumerate(windows[1])):
-        block = slice(down * BLOCK, (down + 1) * BLOCK), slice(across * BLOCK, (across + 1) * BLOCK)
-        for image, length, into in zip(embedded, norms, nearest):
-            queries = image[:: grid.stride, :: grid.stride][:rows, :columns][block]
-            keys = image[top:bottom, left:right]
-            products = queries.flatten(0, 1).expand(len(keys), -1, -1) @ keys.mT  # (window rows, Q, window columns)
-            distance = torch.sub(length[top:bottom, None, left:right], products, alpha=2).transpose(0, 1).contiguous()
+    queries = embedded[:, :: grid.stride, :: grid.stride][:, :rows, :columns]
+    lengths = torch.linalg.vector_norm(embedded, dim=-1).square() / -2
+    found = torch.empty(len(embedded), rows, columns, count, dtype=torch.long, device=embedded.device)
+    for image, (down, (top, bottom)) in product(range(len(embedded)), enumerate(windows[0])):
+        # column by column: the keys of each window lie together
+        band, offset = (plane[image, top:bottom].transpose(0, 1).contiguous() for plane in (embedded, lengths))
+        for across, (left, right) in enumerate(windows[1]):
+            block = slice(down * BLOCK, (down + 1) * BLOCK), slice(across * BLOCK, (across + 1) * BLOCK)
+            asking, seen = queries[image][block], band[left:right]
+            # |q - k|² = |q|² - 2 (q k - |k|² / 2)
+            nearness = torch.addmm(offset[left:right].flatten(), asking.flatten(0, 1), seen.flatten(0, 1).T)
+            nearness = nearness.view(-1, *seen.shape[:2])
             # a node is always its own neighbour, however many others are the same
             y, x = (torch.arange(n) * grid.stride + part.start * grid.stride - first
-                    for n, part, first in zip(queries.shape, block, (top, left)))  # fmt: skip
-            distance.view(len(y), len(x), bottom - top, right - left)[
-                torch.arange(len(y))[:, None], torch.arange(len(x)), y[:, None], x] = -math.inf  # fmt: skip
-            best = smallest(distance, count)
-            found = (best // (right - left) + top) * grid.keys[1] + best % (right - left) + left
-            into[block] = found.view(*queries.shape[:2], count)
-    return nearest
+                    for n, part, first in zip(asking.shape, block, (top, left)))  # fmt: skip
+            nearness.view(len(y), len(x), *seen.shape[:2])[
+                torch.arange(len(y))[:, None], torch.arange(len(x)), x, y[:, None]] = math.inf  # fmt: skip
+            best = largest(nearness, count)
+            height = bottom - top
+            best = (best % height + top) * grid.keys[1] + best // height + left
+            found[image][block] = best.view(*asking.shape[:2], count)
+    return found
 
 
-def smallest(distance: Tensor, count: int) -> Tensor:
-    """(Q, rows, columns) -> (Q, count), where the smallest of each query lie, counted row by row.
+def largest(nearness: Tensor, count: int) -> Tensor:
+    """(Q, rows, columns) -> (Q, count), where the largest of each query lie, counted row by row.
 
-    In two steps, for speed: they lie in those groups of rows of a column whose own smallest are smallest.
+    In two steps, for speed: they lie in those groups of rows of a column whose own largest are largest.
     """
-    rows, columns = distance.shape[1:]
-    flat = distance.flatten(1)
+    rows, columns = nearness.shape[1:]
+    flat = nearness.flatten(1)
     if rows % GROUP or flat.shape[1] // GROUP < count:
-        return flat.topk(count, -1, largest=False, sorted=False).indices
-    groups = distance.unflatten(1, (-1, GROUP)).amin(2).flatten(1).topk(count, -1, largest=False, sorted=False).indices
+        return flat.topk(count, -1, sorted=False).indices
+    groups = nearness.unflatten(1, (-1, GROUP)).amax(2).flatten(1).topk(count, -1, sorted=False).indices
     first = (groups // columns) * (GROUP * columns) + groups % columns
     members = (first[..., None] + torch.arange(GROUP, device=flat.device) * columns).flatten(1)
-    best = flat.gather(1, members).topk(count, -1, largest=False, sorted=False).indices
+    best = flat.gather(1, members).topk(count, -1, sorted=False).indices
     return members.gather(1, best)
 
 
@@ -206,15 +221,13 @@ class GatedGraph(nn.Module):
         channels = noisy.shape[1]
         height, width = noisy.shape[-2:]
         grid = Grid.of(height, width, self.patch, self.stride, self.window)
-        basis = self.basis
         noisy_nodes, pilot_nodes = (self.coefficients(image) for image in (noisy, pilot))
-        brightness = pilot_nodes[..., : len(basis)].detach()
         with torch.no_grad():
-            edges = self.search(brightness * (self.metric / 2).exp(), grid)
-        values = noisy_nodes[..., :0]
+            edges = self.search(pilot_nodes[:, 0] * (self.metric / 2).exp(), grid)
+        values = noisy_nodes[:, :1, ..., :0]
         if self.values is not None:
             assert features is not None
-            values = self.values(features, grid.keys)
+            values = self.values(features, grid.keys).contiguous()[:, None]
         nodes = (noisy_nodes, pilot_nodes, values)
         patches, noise, number, said = self.aggregate(nodes, edges, sigma.clamp_min(QUIETEST))
         return self.collect(patches, noise, number, said, channels)
@@ -230,35 +243,43 @@ class GatedGraph(nn.Module):
     def search(self, embedded: Tensor, grid: Grid) -> Tensor:
         return search(embedded, grid, self.neighbours)
 
+    def fold(self, patches: Tensor) -> Tensor:
+        return fold(patches, self.basis, self.stride)
+
     def aggregate(self, nodes: tuple[Tensor, ...], candidates: Tensor, sigma: Tensor) -> tuple[Tensor, ...]:
-        """Nodes, noisy, of the pilot, (B, h, w, C D), and learned, (B, h, w, V), and (B, rows, columns, E) candidates
-        -> (B, rows, columns, K, C D) patches, and of each the variance of its noise in units of sigma² and the number
-        of its neighbours, (B, rows, columns, K), and their values, (B, rows, columns, K, V)."""
+        """Nodes, noisy, of the pilot, (B, C, h, w, D), and learned, (B, 1, h, w, V), and (B, rows, columns, E)
+        candidates -> (B, rows, columns, K, C D) patches, and of each the variance of its noise in units of sigma² and
+        the number of its neighbours, (B, rows, columns, K), and their values, (B, rows, columns, K, V)."""
         rows, columns, count = candidates.shape[1:]
-        step = max(1, CHUNK // (columns * count * nodes[0].shape[-1]))
+        step = max(1, CHUNK // (count * nodes[0].shape[1] * nodes[0].shape[-1]))
         chunks = []
-        for image, (level, *planes) in enumerate(zip(sigma, *nodes)):
-            for first in range(0, rows, step):
-                some = candidates[image, first : first + step]
-                own_noisy, own_pilot = (
-                    plane[first * self.stride :: self.stride, :: self.stride][: len(some), :columns].flatten(0, 1)
-                    for plane in planes[:2]
-                )  # (Q, C D)
-                near_noisy, near_pilot, near_values = (
-                    plane.flatten(0, 1).index_select(0, some.flatten()).unflatten(0, (-1, count)) for plane in planes
-                )  # (Q, E, C D), (Q, E, V)
-                shift = near_pilot - own_pilot[:, None]
-                distance = self.distance(shift.square()) / level**2
-                weights = self.attention(distance, own_pilot / level)  # (Q, K, E)
-                number = 1 / weights.square().sum(-1)
-                mean_shift = weights @ shift
-                spread = (weights @ shift.square() - mean_shift.square()).relu()
-                patches, noise = self.gate(
-                    weights @ near_noisy, own_pilot[:, None] + mean_shift, spread, number, own_noisy, own_pilot, level
-                )
-                found = (patches, noise, number, weights @ near_values)
-                chunks.append([t.unflatten(0, (-1, columns)) for t in found])
-        return tuple(torch.cat(parts).unflatten(0, (len(sigma), rows)) for parts in zip(*chunks))
+        for places, level, *planes in zip(candidates.flatten(1, 2), sigma, *nodes):
+            own = (plane[:, :: self.stride, :: self.stride][:, :rows, :columns] for plane in planes[:2])
+            parts = (part.permute(1, 2, 0, 3).flatten(2).flatten(0, 1).split(step) for part in own)  # (Q, C D) each
+            for some, own_noisy, own_pilot in zip(places.split(step), *parts):
+                noisy, pilot, values = (taken(plane, some) for plane in planes)  # (Q, E, C D), (Q, E, V)
+                shift = pilot.sub_(own_pilot[:, None])
+                chunks.append(self.combine(noisy, shift, values, own_noisy, own_pilot, level))
+        return tuple(torch.cat(parts).unflatten(0, (-1, rows, columns)) for parts in zip(*chunks))
+
+    def combine(
+        self, near: Tensor, shift: Tensor, values: Tensor, noisy: Tensor, pilot: Tensor, sigma: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Q nodes, (Q, C D), and their candidates -> as `aggregate`.
+
+        near: (Q, E, C D), the candidates' noisy patches; shift: the same, what their pilots differ by from the node's
+        own; values: (Q, E, V); sigma: () or (Q, 1).
+        """
+        squares = shift.square()
+        weights = self.attention(self.distance(squares) / sigma**2, pilot / sigma)  # (Q, K, E)
+        number = 1 / weights.square().sum(-1)
+        mean_shift = weights @ shift
+        spread = (weights @ squares - mean_shift.square()).relu()
+        mean = pilot[:, None] + mean_shift
+        patches, noise = self.gate(
+            weights @ near, mean, spread, number, noisy, pilot, sigma if sigma.ndim == 0 else sigma[..., None]
+        )
+        return patches, noise, number, weights @ values
 
     def distance(self, squares: Tensor) -> Tensor:
         """(..., C D) squared differences -> (...), their weighted mean; of colours their brightness counts."""
@@ -298,9 +319,9 @@ class GatedGraph(nn.Module):
                 (mean.square(), spread), (shared_noise / number, own_noise), self.exponent.exp().unbind(1)
             )
         )
-        patches = shared * common + own * (noisy - common)
         shared_pilot, own_pilot = self.share.unbind(1)
-        patches = patches + shared_pilot * (1 - shared) * mean + own_pilot * (1 - own) * (pilot - mean)
+        patches = torch.lerp(shared_pilot * mean, common, shared)
+        patches = patches + torch.lerp(own_pilot * (pilot - mean), noisy - common, own)
         return patches, (shared.square() / number + own.square()).mean(-1)
 
     def collect(
@@ -315,9 +336,8 @@ class GatedGraph(nn.Module):
         sums = F.conv_transpose2d(maps.flatten(0, 2)[:, None], ones, stride=self.stride)[:, 0]
         height, width = sums.shape[1], sums.shape[2]
         weight, number, count = sums.view(batch, self.heads, 3, height, width).unbind(2)  # (B, K, H, W)
-        weighted = (patches * weights[..., None]).unflatten(-1, (channels, -1)).permute(0, 3, 4, 5, 1, 2)
-        images = fold(weighted.flatten(0, 2), self.basis, self.stride)
-        images = images.view(batch, self.heads, channels, height, width) / weight[:, :, None]
+        weighted = (patches * weights[..., None]).unflatten(-1, (channels, -1)).flatten(3, 4)
+        images = self.fold(weighted).view(batch, self.heads, channels, height, width) / weight[:, :, None]
         images = rgb(images.flatten(0, 1)).view(batch, self.heads, channels, height, width)
         found = [(weight / count).log() / 4, number / count / self.neighbours]
         if self.values is not None:

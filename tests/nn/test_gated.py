@@ -20,12 +20,12 @@ from dagl_cli.nn.gated import (
     covering,
     dct_basis,
     fold,
+    largest,
     mirrored,
     opponent,
     reference,
     rgb,
     search,
-    smallest,
 )  # fmt: skip
 from dagl_cli.nn.model import DAGL, compiled
 
@@ -89,8 +89,8 @@ def test_the_basis_is_the_dct() -> None:
     torch.testing.assert_close(basis @ basis.T, torch.eye(64, dtype=torch.float64))
     expected = torch.from_numpy(fft.dctn(patch.numpy(), norm="ortho")).flatten()
     torch.testing.assert_close(basis @ patch.flatten(), expected)
-    torch.testing.assert_close(coefficients(patch[None, None], basis)[0, 0, 0], expected)
-    torch.testing.assert_close(fold(expected.view(1, 64, 1, 1), basis, 4)[0], patch)
+    torch.testing.assert_close(coefficients(patch[None, None], basis)[0, 0, 0, 0], expected)
+    torch.testing.assert_close(fold(expected.view(1, 1, 1, 1, 64), basis, 4)[0], patch)
 
 
 def test_colours_keep_their_noise() -> None:
@@ -106,7 +106,7 @@ def test_the_nearest_keys_of_a_window_are_found() -> None:
     torch.manual_seed(0)
     image = torch.rand(1, 1, 72, 72)
     image[..., 41:49, 37:45] = image[..., 16:24, 20:28]
-    nodes = coefficients(image, dct_basis(8).float())
+    nodes = coefficients(image, dct_basis(8).float())[:, 0]
     grid = Grid.of(72, 72, 8, 4, 64)
     found = search(nodes, grid, 2)
     assert found.shape == (1, 17, 17, 2)
@@ -118,10 +118,10 @@ def test_the_nearest_keys_of_a_window_are_found() -> None:
 
 
 @pytest.mark.parametrize(("rows", "columns", "count"), [(64, 64, 16), (32, 5, 3), (16, 2, 9), (30, 7, 4), (3, 3, 9)])
-def test_smallest_in_two_steps(rows: int, columns: int, count: int) -> None:
+def test_largest_in_two_steps(rows: int, columns: int, count: int) -> None:
     values = torch.randn(7, rows, columns)
-    expected = values.flatten(1).topk(count, -1, largest=False).indices
-    torch.testing.assert_close(smallest(values, count).sort(-1).values, expected.sort(-1).values)
+    expected = values.flatten(1).topk(count, -1).indices
+    torch.testing.assert_close(largest(values, count).sort(-1).values, expected.sort(-1).values)
 
 
 @torch.no_grad()
