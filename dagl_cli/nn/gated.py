@@ -18,15 +18,19 @@ V numbers in a learned value.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import BLOCK
+
+Result = TypeVar("Result")
 
 QUIETEST = 1 / 255
 """Lower noise levels count as this one: distances and the gate are in units of the noise."""
@@ -122,8 +126,10 @@ def search(embedded: Tensor, grid: Grid, count: int) -> Tensor:
     count = min(count, math.prod(stop - start for start, stop in (windows[0][0], windows[1][0])))
     queries = embedded[:, :: grid.stride, :: grid.stride][:, :rows, :columns]
     lengths = torch.linalg.vector_norm(embedded, dim=-1).square() / -2
-    found = torch.empty(len(embedded), rows, columns, count, dtype=torch.long, device=embedded.device)
-    for image, (down, (top, bottom)) in product(range(len(embedded)), enumerate(windows[0])):
+
+    def found(image: int, down: int) -> Tensor:
+        """Of a row of blocks of an image, (its rows, columns, E)."""
+        (top, bottom), parts = windows[0][down], []
         # column by column: the keys of each window lie together
         band, offset = (plane[image, top:bottom].transpose(0, 1).contiguous() for plane in (embedded, lengths))
         for across, (left, right) in enumerate(windows[1]):
@@ -138,10 +144,27 @@ def search(embedded: Tensor, grid: Grid, count: int) -> Tensor:
             nearness.view(len(y), len(x), *seen.shape[:2])[
                 torch.arange(len(y))[:, None], torch.arange(len(x)), x, y[:, None]] = math.inf  # fmt: skip
             best = largest(nearness, count)
-            height = bottom - top
-            best = (best % height + top) * grid.keys[1] + best // height + left
-            found[image][block] = best.view(*asking.shape[:2], count)
-    return found
+            best = (best % (bottom - top) + top) * grid.keys[1] + best // (bottom - top) + left
+            parts.append(best.view(*asking.shape[:2], count))
+        return torch.cat(parts, 1)
+
+    blocks = list(product(range(len(embedded)), range(len(windows[0]))))
+    return torch.cat(spread(found, blocks, embedded.device)).unflatten(0, (-1, rows))
+
+
+def spread(work: Callable[..., Result], parts: Sequence[tuple[Any, ...]], device: torch.device) -> list[Result]:
+    """[work(*part) for part in parts]. On a CPU torch's threads do a part each, where no gradient is wanted: the
+    operators are too small to be done by several."""
+    threads, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
+    if device.type != "cpu" or torch.is_grad_enabled() or min(threads, len(parts)) == 1:
+        return [work(*part) for part in parts]
+
+    def one(part: tuple[Any, ...]) -> Result:
+        with torch.inference_mode() if inference else torch.no_grad():
+            return work(*part)
+
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        return list(pool.map(one, parts))
 
 
 def largest(nearness: Tensor, count: int) -> Tensor:
@@ -252,15 +275,21 @@ class GatedGraph(nn.Module):
         the number of its neighbours, (B, rows, columns, K), and their values, (B, rows, columns, K, V)."""
         rows, columns, count = candidates.shape[1:]
         step = max(1, CHUNK // (count * nodes[0].shape[1] * nodes[0].shape[-1]))
-        chunks = []
+        parts: list[tuple[Any, ...]] = []
         for places, level, *planes in zip(candidates.flatten(1, 2), sigma, *nodes):
             own = (plane[:, :: self.stride, :: self.stride][:, :rows, :columns] for plane in planes[:2])
-            parts = (part.permute(1, 2, 0, 3).flatten(2).flatten(0, 1).split(step) for part in own)  # (Q, C D) each
-            for some, own_noisy, own_pilot in zip(places.split(step), *parts):
-                noisy, pilot, values = (taken(plane, some) for plane in planes)  # (Q, E, C D), (Q, E, V)
-                shift = pilot.sub_(own_pilot[:, None])
-                chunks.append(self.combine(noisy, shift, values, own_noisy, own_pilot, level))
-        return tuple(torch.cat(parts).unflatten(0, (-1, rows, columns)) for parts in zip(*chunks))
+            noisy, pilot = (part.permute(1, 2, 0, 3).flatten(2).flatten(0, 1) for part in own)  # (Q, C D)
+            parts += ((planes, level, *some) for some in zip(*(x.split(step) for x in (places, noisy, pilot))))
+
+        def combined(
+            planes: list[Tensor], level: Tensor, places: Tensor, noisy: Tensor, pilot: Tensor
+        ) -> tuple[Tensor, ...]:
+            near_noisy, near_pilot, near_values = (taken(plane, places) for plane in planes)  # (Q, E, C D), (Q, E, V)
+            shift = near_pilot.sub_(pilot[:, None])
+            return self.combine(near_noisy, shift, near_values, noisy, pilot, level)
+
+        chunks = spread(combined, parts, candidates.device)
+        return tuple(torch.cat(found).unflatten(0, (-1, rows, columns)) for found in zip(*chunks))
 
     def combine(
         self, near: Tensor, shift: Tensor, values: Tensor, noisy: Tensor, pilot: Tensor, sigma: Tensor

@@ -1,6 +1,7 @@
 """The gated graph: its fast form against the equations, and each equation against its own words."""
 
 import math
+import threading
 from typing import Any
 
 import pytest
@@ -266,3 +267,22 @@ def test_sizes_are_filled_up_by_mirroring() -> None:
 def test_impossible_graphs_are_refused(wrong: dict[str, int], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         ModelConfig(graph="gated", **wrong)  # type: ignore[arg-type]
+
+
+def test_threads_share_the_work_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no gradient is wanted parts are done side by side, in order and in the mode of the caller."""
+    monkeypatch.setattr(gated, "CHUNK", 1)
+    graph, inputs = a_graph(scale=1), (*pictures(1, 44, 40), torch.rand(2, 4, 44, 40, dtype=torch.float64))
+    alone = [found.detach() for found in graph(*inputs)]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            assert all(torch.equal(ours, expected) for ours, expected in zip(graph(*inputs), alone))
+    barrier = threading.Barrier(3, timeout=30)
+
+    def meet() -> int:
+        barrier.wait()
+        return threading.get_ident()
+
+    with torch.inference_mode():
+        assert len(set(gated.spread(meet, [()] * 3, torch.device("cpu")))) == 3
