@@ -435,11 +435,11 @@ def folder_of(count: int, side: int, where: Path) -> None:
         Image.fromarray(noisy.clip(0, 255).round().astype(np.uint8)).save(where / f"{number:04}.png", compress_level=1)
 
 
-def folders(before: Path | None, count: int, side: int, rounds: int, precision: str) -> None:
+def folders(before: Path | None, count: int, side: int, rounds: int, flags: str) -> None:
     """`dagl denoise` of a folder, by this checkout and by an earlier one, in turns of as many rounds.
 
-    Each round is a part of the files. Prints seconds of the clock and of the CPU, peak memory by round, and compares
-    the results' pixels.
+    flags: more of them; without a precision, `auto` is measured anew in each process. Each round is a part of the
+    files. Prints seconds of the clock and of the CPU, peak memory by round, and compares the results' pixels.
     """
     from PIL import Image
 
@@ -452,8 +452,16 @@ def folders(before: Path | None, count: int, side: int, rounds: int, precision: 
             source.mkdir()
             folder_of(count // rounds, side, source)
             for name, checkout in checkouts.items() if turn % 2 else reversed(checkouts.items()):
-                command = ["-m", "dagl_cli", "denoise", "-q", str(source), "-o", f"{place}/{name}{turn}", "--precision"]
-                command.append(precision)  # `auto` is measured anew in each process
+                command = [
+                    "-m",
+                    "dagl_cli",
+                    "denoise",
+                    "-q",
+                    str(source),
+                    "-o",
+                    f"{place}/{name}{turn}",
+                    *flags.split(),
+                ]
                 spent[name].append(spending([sys.executable, *command], checkout))
             made = [sorted(Path(place, f"{name}{turn}").iterdir()) for name in checkouts]
             for files in zip(*made, strict=True):
@@ -474,7 +482,9 @@ def folders(before: Path | None, count: int, side: int, rounds: int, precision: 
 def spending(command: list[str], checkout: Path) -> tuple[float, float, float]:
     """Seconds of the clock and of the CPU, and MB at most, of a process that imports dagl from a checkout."""
     start = time.perf_counter()
-    process = subprocess.Popen(command, cwd=checkout, env=os.environ | {"PYTHONPATH": str(checkout)})
+    environment = os.environ | {"PYTHONPATH": str(checkout)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # as where dagl was installed, modules are compiled once
+    process = subprocess.Popen(command, cwd=checkout, env=environment)
     _, status, used = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{checkout}: {' '.join(command)} failed")
@@ -494,7 +504,7 @@ if __name__ == "__main__":
     parser.add_argument("--files", type=int, default=300, help="for `folder`")
     parser.add_argument("--rounds", type=int, default=5, help="for `folder`: parts of the files, done in turns")
     parser.add_argument("--sides", type=int, nargs="+", default=[64, 256, 512], help="for `batch`")
-    parser.add_argument("--precision", default="bf16", help="for `folder`")
+    parser.add_argument("--flags", default="--precision bf16", help="for `folder`: of `dagl denoise`")
     parser.add_argument(
         "--steps", type=int, default=2, help="for `train`: the fastest of so many counts; for `start`: runs"
     )
@@ -521,7 +531,7 @@ if __name__ == "__main__":
     elif arguments.what == "backends":
         backends(arguments.models, arguments.size, arguments.steps)
     elif arguments.what == "folder":
-        folders(arguments.before, arguments.files, arguments.size, arguments.rounds, arguments.precision)
+        folders(arguments.before, arguments.files, arguments.size, arguments.rounds, arguments.flags)
     elif arguments.what == "batch":
         batches(arguments.sides)
     elif arguments.what == "start":
