@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..config import ModelConfig
 from ..errors import DaglError, UsageError, WeightsError, one_line
-from ..files import cache_folder, write
+from ..files import cache_folder, version, write
 from . import hub
 from . import manifest as manifests
 from .manifest import MANIFEST, Manifest
@@ -275,7 +275,7 @@ def save(path: Path, state: Mapping[str, Tensor], config: ModelConfig, info: dic
 def load(path: Path) -> tuple[DAGL, dict[str, Any]]:
     """The network (float32, CPU, eval mode) and its info.
 
-    Nothing is built and no tensor is read before names, shapes and types are those of the configuration.
+    Nothing is built before names, shapes and types are those of the configuration.
     Raises WeightsError when the file is missing, not a dagl weight file, does not fit its configuration, is damaged by
     the digest that it carries (files of dagl 0.1.0 have none), or holds numbers that are not finite.
     """
@@ -284,7 +284,7 @@ def load(path: Path) -> tuple[DAGL, dict[str, Any]]:
 
     from ..nn.model import DAGL
 
-    found = _contents(path)
+    found, content = _of_one_version(path)
     if len(found.tensors) < 4 * (found.config.depth - found.config.stages):  # before so many ResBlocks are made
         raise WeightsError(f"{path} does not fit its own configuration: it lacks most of its tensors: {AGAIN}")
     try:
@@ -296,7 +296,6 @@ def load(path: Path) -> tuple[DAGL, dict[str, Any]]:
     if problems := misfits(model, described):
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise WeightsError(f"{path} does not fit its own configuration: it {problems[0]}{more}")
-    content = _read(path)
     if OWN_DIGEST in found.metadata:
         _compare(path, content, found.metadata[OWN_DIGEST])
     try:
@@ -338,6 +337,15 @@ class _Contents:
     info: dict[str, Any]
     tensors: dict[str, tuple[str, list[int]]]
     """Name -> type, as safetensors writes it, and shape."""
+
+
+def _of_one_version(path: Path) -> tuple[_Contents, bytes]:
+    """What a file says and its bytes, once more where a training has put another one there meanwhile."""
+    before = None
+    while before is None or before != version(path):
+        before = version(path)
+        found, content = _contents(path), _read(path)
+    return found, content
 
 
 def _contents(path: Path) -> _Contents:

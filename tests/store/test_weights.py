@@ -293,6 +293,21 @@ EVIL = "[/red]\x1b]0;owned\x07\x1b[2J a|b\nline two \u202e\x9b31m"
 """Markup, escape sequences, a pipe, a line break, a turned line, a C1 control character."""
 
 
+def test_a_file_that_a_training_replaces_meanwhile_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, other = saved(tmp_path / "a.safetensors", tiny()), saved(tmp_path / "b.safetensors", tiny(channels=3))
+    read = weights._read
+
+    def late(path: Path) -> bytes:
+        if other.exists():
+            other.replace(path)
+        return read(path)
+
+    monkeypatch.setattr(weights, "_read", late)
+    assert weights.load(path)[0].config == tiny(channels=3).config
+
+
 def test_text_from_files_is_text(places: Path) -> None:
     """On the terminal and in the card, whose tables stay tables."""
     said = dict(licence=EVIL, training_data=EVIL, note=EVIL, command=EVIL, source=EVIL, step=3, minutes=1.5)
