@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..config import HIGHEST_SIGMA, LUMA, MAX_PIXELS, check_sigma, is_of_mosaics
+from ..config import LUMA, MAX_PIXELS, check_sigma, is_of_mosaics
 from ..errors import UsageError
 from .boundary import app
 from .console import say
@@ -62,18 +62,19 @@ def graph(
 
     from .. import images
     from ..measuring import graph as graphs
+    from ..restoring import guard
     from ..restoring.device import pick_device
-    from ..restoring.estimate import estimate_sigma
     from ..store import weights
 
     picture = images.read(path, max_pixels=max_pixels)
-    file = weights.resolve(model, "denoise", 1, offline=offline)  # by default the gray denoiser: it has a graph
+    file = weights.resolve(model, "denoise", 1, offline=offline)  # by default the gray denoiser
     network, _ = weights.load(file)
     config = network.config
     if sigma is not None and not config.noise_map:
         raise UsageError(f"{file.stem} takes no `sigma`")
     if config.noise_map and sigma is None:
-        sigma = min(estimate_sigma(picture.pixels) or 0.0, HIGHEST_SIGMA)
+        look = guard.camera_noise if config.task == "real" else guard.noise
+        sigma = look(picture.pixels).level or 0.0
     pixels, where = _as_taken(picture.pixels, config), pick_device(device)
     middle = (pixels.shape[-2] // 2, pixels.shape[-1] // 2)
     shown, points = graphs.figure(

@@ -103,10 +103,10 @@ def look(
 def _gated(graph: GatedGraph, noisy: Tensor, pilot: Tensor, sigma: Tensor, at: tuple[int, int], head: int) -> Node:
     height, width = noisy.shape[-2:]
     grid = Grid.of(height, width, graph.patch, graph.stride, graph.window)
-    nodes = graph.coefficients(pilot)[0].permute(1, 2, 0, 3).flatten(2)  # (h, w, C D)
+    nodes = graph.coefficients(pilot)[0, 0]  # (h, w, D): of colours their brightness counts
     own = nodes[:: graph.stride, :: graph.stride]
-    edges = graph.search(nodes[None, ..., : len(graph.metric)] * (graph.metric / 2).exp(), grid)[0]
-    near = nodes.flatten(0, 1)[edges]  # (rows, columns, E, C D)
+    edges = graph.search(nodes[None] * (graph.metric / 2).exp(), grid)[0]
+    near = nodes.flatten(0, 1)[edges]  # (rows, columns, E, D)
     distance = graph.distance((near - own[:, :, None]).square()) / sigma**2
     weights = graph.attention(distance.flatten(0, 1), (own / sigma).flatten(0, 1))[:, head]
     row, column = (

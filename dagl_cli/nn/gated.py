@@ -17,7 +17,10 @@ V numbers in a learned value.
 
 from __future__ import annotations
 
+import functools
 import math
+import os
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +30,7 @@ from typing import Any, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from ..config import BLOCK
 
@@ -39,7 +43,7 @@ USUAL = 10 / 255
 LEAST = 1e-6
 """Of a gate, before its exponent."""
 CHUNK = 2**19
-"""Numbers in the gathered patches of so many queries: they stay in the cache, and memory is bounded."""
+"""Numbers in the gathered patches of so many queries: they stay in the cache, and memory is bounded, a thread's."""
 GROUP = 16
 """Keys of a window whose nearest stands for them in `largest`."""
 BLEND = 0.4
@@ -139,10 +143,10 @@ def search(embedded: Tensor, grid: Grid, count: int) -> Tensor:
             nearness = torch.addmm(offset[left:right].flatten(), asking.flatten(0, 1), seen.flatten(0, 1).T)
             nearness = nearness.view(-1, *seen.shape[:2])
             # a node is always its own neighbour, however many others are the same
-            y, x = (torch.arange(n) * grid.stride + part.start * grid.stride - first
-                    for n, part, first in zip(asking.shape, block, (top, left)))  # fmt: skip
-            nearness.view(len(y), len(x), *seen.shape[:2])[
-                torch.arange(len(y))[:, None], torch.arange(len(x)), x, y[:, None]] = math.inf  # fmt: skip
+            down_, across_ = (torch.arange(n, device=embedded.device) for n in asking.shape[:2])
+            y, x = (n * grid.stride + part.start * grid.stride - first
+                    for n, part, first in zip((down_, across_), block, (top, left)))  # fmt: skip
+            nearness.view(len(y), len(x), *seen.shape[:2])[down_[:, None], across_, x, y[:, None]] = math.inf
             best = largest(nearness, count)
             best = (best % (bottom - top) + top) * grid.keys[1] + best // (bottom - top) + left
             parts.append(best.view(*asking.shape[:2], count))
@@ -153,32 +157,50 @@ def search(embedded: Tensor, grid: Grid, count: int) -> Tensor:
 
 
 def spread(work: Callable[..., Result], parts: Sequence[tuple[Any, ...]], device: torch.device) -> list[Result]:
-    """[work(*part) for part in parts]. On a CPU torch's threads do a part each, where no gradient is wanted: the
-    operators are too small to be done by several."""
+    """[work(*part) for part in parts]. On a CPU as many threads as torch has do a part each, where no gradient is
+    wanted: the operators are too small to be done by several. Not where operators are exported or counted, which a
+    thread of its own would escape."""
     threads, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
-    if device.type != "cpu" or torch.is_grad_enabled() or min(threads, len(parts)) == 1:
+    watched = torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None
+    if device.type != "cpu" or torch.is_grad_enabled() or watched or threads == 1 or len(parts) < 2:
         return [work(*part) for part in parts]
 
     def one(part: tuple[Any, ...]) -> Result:
         with torch.inference_mode() if inference else torch.no_grad():
             return work(*part)
 
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        return list(pool.map(one, parts))
+    return list(_pool(threads, os.getpid()).map(one, parts))
+
+
+@functools.cache
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """So many threads, in each of which torch has one. process: the one whose they are, as a fork has none of them."""
+    ready = threading.Barrier(threads + 1)
+
+    def begin() -> None:
+        torch.set_num_threads(1)
+        ready.wait()
+
+    pool = ThreadPoolExecutor(threads)
+    for _ in range(threads):
+        pool.submit(begin)
+    ready.wait()
+    torch.set_num_threads(threads)  # what a thread sets for itself torch takes for all that begin later
+    return pool
 
 
 def largest(nearness: Tensor, count: int) -> Tensor:
-    """(Q, rows, columns) -> (Q, count), where the largest of each query lie, counted row by row.
+    """(Q, n, m) -> (Q, count), where the largest of each query lie, in the order of memory.
 
-    In two steps, for speed: they lie in those groups of rows of a column whose own largest are largest.
+    In two steps, for speed: they lie in those groups along n whose own largest are largest.
     """
-    rows, columns = nearness.shape[1:]
+    n, m = nearness.shape[1:]
     flat = nearness.flatten(1)
-    if rows % GROUP or flat.shape[1] // GROUP < count:
+    if n % GROUP or flat.shape[1] // GROUP < count:
         return flat.topk(count, -1, sorted=False).indices
     groups = nearness.unflatten(1, (-1, GROUP)).amax(2).flatten(1).topk(count, -1, sorted=False).indices
-    first = (groups // columns) * (GROUP * columns) + groups % columns
-    members = (first[..., None] + torch.arange(GROUP, device=flat.device) * columns).flatten(1)
+    first = (groups // m) * (GROUP * m) + groups % m
+    members = (first[..., None] + torch.arange(GROUP, device=flat.device) * m).flatten(1)
     best = flat.gather(1, members).topk(count, -1, sorted=False).indices
     return members.gather(1, best)
 
@@ -303,10 +325,10 @@ class GatedGraph(nn.Module):
         weights = self.attention(self.distance(squares) / sigma**2, pilot / sigma)  # (Q, K, E)
         number = 1 / weights.square().sum(-1)
         mean_shift = weights @ shift
-        spread = (weights @ squares - mean_shift.square()).relu()
+        variance = (weights @ squares - mean_shift.square()).relu()
         mean = pilot[:, None] + mean_shift
         patches, noise = self.gate(
-            weights @ near, mean, spread, number, noisy, pilot, sigma if sigma.ndim == 0 else sigma[..., None]
+            weights @ near, mean, variance, number, noisy, pilot, sigma if sigma.ndim == 0 else sigma[..., None]
         )
         return patches, noise, number, weights @ values
 
@@ -332,11 +354,18 @@ class GatedGraph(nn.Module):
         return gamma, beta
 
     def gate(
-        self, common: Tensor, mean: Tensor, spread: Tensor, number: Tensor, noisy: Tensor, pilot: Tensor, sigma: Tensor
+        self,
+        common: Tensor,
+        mean: Tensor,
+        variance: Tensor,
+        number: Tensor,
+        noisy: Tensor,
+        pilot: Tensor,
+        sigma: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Of what the neighbours have in common and of what is the node's own, as much as the pilot says is signal.
 
-        common, mean, spread: (Q, K, C D) weighted means of the neighbours' noisy patches and of their pilots, and the
+        common, mean, variance: (Q, K, C D) weighted means of the neighbours' noisy patches and of their pilots, and the
         variance of the latter; number: (Q, K); noisy, pilot: (Q, C D), the node itself; sigma: ().
         Returns (Q, K, C D) and the variance of its noise in units of sigma², (Q, K).
         """
@@ -345,7 +374,7 @@ class GatedGraph(nn.Module):
         shared, own = (
             (signal / (signal + noise)).clamp_min(LEAST) ** exponent
             for signal, noise, exponent in zip(
-                (mean.square(), spread), (shared_noise / number, own_noise), self.exponent.exp().unbind(1)
+                (mean.square(), variance), (shared_noise / number, own_noise), self.exponent.exp().unbind(1)
             )
         )
         shared_pilot, own_pilot = self.share.unbind(1)
@@ -471,11 +500,14 @@ class GatedStage(nn.Module):
     def forward(self, noisy: Tensor, pilot: Tensor, features: Tensor, sigma: Tensor | None) -> Tensor:
         """noisy, pilot: (B, C, H, W); features: (B, features, H / scale, W / scale), the trunk's; sigma: (B,), on the
         scale of the pixels, or None for a blind task. Returns (B, C, H, W)."""
+        if not len(noisy):
+            return pilot
         if sigma is None:
             assert self.level is not None
             sigma = self.level(features).float().mean((1, 2, 3)).exp()
         with torch.autocast(noisy.device.type, enabled=False):
-            noisy, pilot, sigma = noisy.float(), pilot.float(), sigma.float().clamp_min(QUIETEST)
+            dtype = self.conv_out.weight.dtype  # float32, or what the whole network was made
+            noisy, pilot, sigma = noisy.to(dtype), pilot.to(dtype), sigma.to(dtype).clamp_min(QUIETEST)
             heads, nodes = self.aggregate(noisy if self.noise else pilot, pilot, sigma, features)
             level = sigma.view(-1, 1, 1, 1)
             steps = heads - pilot[:, None]  # (B, K, C, H, W)
@@ -483,7 +515,7 @@ class GatedStage(nn.Module):
                     level.expand(-1, 1, *noisy.shape[-2:]))  # fmt: skip
         inputs = F.pixel_unshuffle(torch.cat(maps, 1), self.scale)
         inputs = torch.cat((features, inputs.to(features.dtype)), 1)
-        change = F.pixel_shuffle(self.conv_out(self.blocks(self.conv_in(inputs))), self.scale).float()
+        change = F.pixel_shuffle(self.conv_out(self.blocks(self.conv_in(inputs))), self.scale).to(dtype)
         own, blend = change.split((self.channels, self.heads), 1)
         blend = blend + BLEND / max(1, self.heads)
         return pilot + (blend[:, :, None] * steps).sum(1) + level * own
@@ -497,7 +529,7 @@ class GatedStage(nn.Module):
         images = (mirrored(image, right, bottom) for image in (noisy, pilot))
         below = None  # what the learned values are made of, where there are any
         if self.graph.values is not None:
-            below = mirrored(features.float(), *(-(-more // self.scale) for more in (right, bottom)))
+            below = mirrored(features.to(noisy.dtype), *(-(-more // self.scale) for more in (right, bottom)))
         heads, nodes = self.graph(*images, sigma, below)
         return heads[..., :height, :width], nodes[..., :height, :width]
 

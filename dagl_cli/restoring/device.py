@@ -134,11 +134,16 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
     return DTYPES[auto if precision == "auto" else precision]
 
 
+def has_bfloat16() -> bool:
+    """Whether the CPU has instructions for it: AMX, AVX-512 BF16, ARM's BF16."""
+    return any(found is True and "bf16" in name for name, found in torch.cpu.get_capabilities().items())
+
+
 @functools.cache
 def bfloat16_is_faster() -> bool:
-    """Whether the CPU has instructions for bfloat16 (AMX, AVX-512 BF16, ARM's BF16) and convolves with them in at most
-    0.8 of the time that float32 takes, which is measured."""
-    if not any(found is True and "bf16" in name for name, found in torch.cpu.get_capabilities().items()):
+    """Whether the CPU has its instructions and convolves with them in at most 0.8 of the time that float32 takes, which
+    is measured."""
+    if not has_bfloat16():
         return False
     image, kernel = (torch.rand(shape).contiguous(memory_format=torch.channels_last)
                      for shape in ((1, 64, 64, 64), (64, 64, 3, 3)))  # fmt: skip

@@ -135,7 +135,10 @@ def camera_noise(pixels: np.ndarray, iso: int | None = None) -> Finding:
     seen = measured is not None and is_camera_noise(measured, white, iso)
     if not seen and white < (CLEAN_SIGMA if measured is None else SURE_SIGMA):
         return Finding(white, nothing="no noise found: left as it is; `sigma` decides otherwise", task="real")
-    return _camera(measured, iso) if measured else Finding(white, task="real")
+    if measured and seen:
+        return _camera(measured, iso)
+    level = white if measured is None else max(white, measured.rms)
+    return Finding(level, note="taken for camera noise, as was asked, and looks like white noise", task="real")
 
 
 def _camera(measured: Noise, iso: int | None) -> Finding:
@@ -148,7 +151,7 @@ def mosaic(pixels: np.ndarray) -> Finding:
     if kind.mosaic_pattern(pixels):
         return Finding()
     one = pixels[..., 0]
-    if pixels.shape[-1] == 3 or (min(one.shape) >= 16 > 0 and kind.steps(one) < kind.ORDINARY_STEPS):
+    if pixels.shape[-1] == 3 or (min(one.shape) >= 16 and kind.steps(one) < kind.ORDINARY_STEPS):
         return Finding(nothing="an ordinary picture, not a Bayer mosaic")
     return Finding()
 

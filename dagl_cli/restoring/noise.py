@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..nn.model import DAGL
 from ..store import weights
-from .device import bfloat16_is_faster
+from .device import has_bfloat16
 
 NETWORK = "real-color-fast"
 """The bundled network that is looked through."""
@@ -116,8 +116,9 @@ def features(seen: np.ndarray, left: np.ndarray) -> np.ndarray:
 
 def denoised(seen: np.ndarray, denoiser: DAGL) -> np.ndarray:
     """`parts` (N, side, side, 3) -> what the network leaves of them, each level told: (len(TOLD), N, side, side, 3)."""
+    # by its instructions, not by a clock: a picture's level is the same in every process
     x = torch.from_numpy(seen).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last) / 255
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16_is_faster()):
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16()):
         left = [denoiser(x, level).float().clamp(0, 1).permute(0, 2, 3, 1).numpy() for level in TOLD]
     return 255 * np.stack(left)
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
+from torch import cpu
 
 from .. import __version__
 from ..config import NO_ONNX, ModelConfig, Options
@@ -89,8 +90,10 @@ class Converted:
 
 
 def place_of(digest: str) -> Path:
-    """Of a weight file, by its SHA-256: the converted network's file, which other versions do not look at."""
-    return folder() / f"{digest}-{__version__}-{version('openvino')}.safetensors"
+    """Of a weight file, by its SHA-256: the converted network's file, which neither other versions look at nor, where
+    the folder is shared, processors with other instructions."""
+    instructions = hashlib.sha256(repr(sorted(cpu.get_capabilities().items())).encode()).hexdigest()[:8]
+    return folder() / f"{digest}-{__version__}-{version('openvino')}-{instructions}.safetensors"
 
 
 def found(path: Path) -> Converted | None:

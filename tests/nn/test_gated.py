@@ -2,12 +2,14 @@
 
 import math
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
 from scipy import fft
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from dagl_cli.config import ModelConfig
 from dagl_cli.errors import UsageError
@@ -286,3 +288,29 @@ def test_threads_share_the_work_and_change_nothing(monkeypatch: pytest.MonkeyPat
 
     with torch.inference_mode():
         assert len(set(gated.spread(meet, [()] * 3, torch.device("cpu")))) == 3
+    monkeypatch.undo()
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(torch.get_num_threads).result() == 3, "as torch was told, not as its threads were"
+
+
+def test_work_that_is_counted_or_exported_stays_in_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = ModelConfig(features=8, blocks=2, stages=1, stage_blocks=1, heads=1, graph="gated", noise_map=True)
+    model, x, counts = DAGL(config).eval(), torch.rand(1, 1, 44, 12), []  # two rows of blocks
+    for threads in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        with torch.no_grad():
+            with FlopCounterMode(display=False) as counter:
+                expected = model(x, 25)
+            exported = torch.export.export(model, (x, torch.tensor(25.0))).module()
+            torch.testing.assert_close(exported(x, torch.tensor(25.0)), expected)
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_network_in_another_precision_and_of_no_images(dtype: torch.dtype) -> None:
+    config = ModelConfig(features=8, blocks=2, stages=1, stage_blocks=1, heads=1, graph="gated", values=3)
+    model = DAGL(config).to(dtype)
+    assert model(torch.rand(1, 1, 20, 24, dtype=dtype)).dtype == dtype
+    assert model(torch.rand(0, 1, 20, 24, dtype=dtype)).shape == (0, 1, 20, 24)

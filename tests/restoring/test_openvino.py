@@ -126,6 +126,13 @@ def test_a_damaged_one_is_made_anew(weights: Path, damage: str, monkeypatch: pyt
     assert path.read_bytes() == whole
 
 
+def test_processors_with_other_instructions_look_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of a shared folder's machines may have no bfloat16."""
+    here = openvino.place_of("a")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    assert openvino.place_of("a") != here
+
+
 def timed(torchs: float, mine: float, change: float = 0.0) -> openvino.Converted:
     seconds = {"torch fp32": torchs, "torch bf16": torchs, "openvino fp32": mine, "openvino bf16": mine / 2}
     return openvino.Converted(openvino.processor(), {}, seconds, change)
