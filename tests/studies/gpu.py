@@ -28,7 +28,7 @@ from dagl_cli.errors import DaglError
 from dagl_cli.nn.model import DAGL
 from dagl_cli.restoring import tiling
 from dagl_cli.restoring.device import is_out_of_memory
-from dagl_cli.restoring.restorer import Restorer
+from dagl_cli.restoring.restorer import Restorer, load_model
 from dagl_cli.store.release import convert_released, released_config
 
 
@@ -86,14 +86,17 @@ def parity(device: torch.device, paper: DAGL, side: int) -> None:
     """How far the device, the kernel and each precision are from float32 on the CPU."""
     torch.manual_seed(1)
     x = torch.rand(1, side, side)
-    expected = Restorer(paper, Options(device="cpu"))(x)
-    print(f"\n| `paper`, {side}x{side}, against fp32 on the CPU | largest difference | dB |\n|---|---|---|")
-    for precision in ("fp32", "bf16", "fp16"):
-        for fused in (False, True):
-            with kernel(fused):
-                got = Restorer(paper, Options(device=str(device), precision=precision))(x)
-            name = f"{precision}, {'kernel' if fused else 'torch'}"
-            print(f"| {name} | {float((got - expected).abs().max()):.1e} | {decibels(got, expected):.1f} |", flush=True)
+    print(f"\n| {side}x{side}, against fp32 on the CPU | largest difference | dB |\n|---|---|---|")
+    default = load_model("denoise", 1).model
+    for network, said, level in ((paper, "paper", None), (default, "denoise-gray", 25.0)):
+        expected = Restorer(network, Options(device="cpu"))(x, level)
+        for precision in ("fp32", "bf16", "fp16"):
+            for fused in (False, True) if network is paper else (False,):
+                with kernel(fused):
+                    got = Restorer(network, Options(device=str(device), precision=precision))(x, level)
+                name = f"{said}, {precision}, {'kernel' if fused else 'torch'}"
+                apart = f"{float((got - expected).abs().max()):.1e} | {decibels(got, expected):.1f}"
+                print(f"| {name} | {apart} |", flush=True)
 
 
 def speed(device: torch.device, paper: DAGL, theirs: torch.nn.Module | None, size: int, repeat: int) -> None:
