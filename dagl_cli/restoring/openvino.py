@@ -43,7 +43,7 @@ TOLERANCE = 1e-4
 FASTER = 0.8
 """Of the time of float32 bfloat16 may take to be worth what it changes."""
 
-NO_GAIN = {"gated": "which would take 3 GB for a tile and be no faster"}
+NO_GAIN = {"gated": "which would take 3 GB for a tile and longer"}
 """Graphs that are left to torch, and why."""
 
 
