@@ -39,6 +39,8 @@ SURE_SIGMA = 2.5
 """White noise above this is no fine texture: it is removed where it was said to be a camera's."""
 SOFT_DITHER_SIGMA = 40
 """A dither that was blurred a little passes for noise above this (44 to 93 levels, by 0.4 and 0.5 pixels)."""
+TRAINED_RMS = 20.0
+"""Of a hundred crops that the models of camera noise are trained on (`camera.noisy_pair`) one has more."""
 HIGH_ISO = 800
 """From this setting on, if EXIF tells it, noise is expected, and these hold instead:"""
 LIKELY_AT_HIGH_ISO = 0.4
@@ -137,12 +139,15 @@ def camera_noise(pixels: np.ndarray, iso: int | None = None) -> Finding:
         return Finding(white, nothing="no noise found: left as it is; `sigma` decides otherwise", task="real")
     if measured and seen:
         return _camera(measured, iso)
-    level = white if measured is None else max(white, measured.rms)
-    return Finding(level, note="taken for camera noise, as was asked, and looks like white noise", task="real")
+    correlated = measured is not None and measured.correlation >= CORRELATED_AT_HIGH_ISO
+    level = measured.rms if measured and correlated else white
+    return Finding(level, note="taken for camera noise, as was asked", task="real")
 
 
 def _camera(measured: Noise, iso: int | None) -> Finding:
     said = f"camera noise: its neighbours are correlated, {measured.correlation:.2f}" + (f"; ISO {iso}" if iso else "")
+    if measured.rms > TRAINED_RMS:
+        said += "; more than the model was made for"
     return Finding(sigma=measured.rms, note=said, task="real")
 
 

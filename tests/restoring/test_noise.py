@@ -57,6 +57,15 @@ def test_even_pictures_have_none(shape: tuple[int, int, int], value: float) -> N
     assert found.likelihood < guard.LIKELY_AT_HIGH_ISO
 
 
+def test_what_is_said_is_so() -> None:
+    """Of noise beyond what the models were trained on, and of white noise under `--real`."""
+    assert "more than the model was made for" in (guard.noise(noisy(35.0, 1.0)).note or "")
+    assert "more than" not in (guard.noise(noisy(8.0, 0.8)).note or "")
+    white = guard.camera_noise(noisy(15.0, 0.0))
+    assert white.note == "taken for camera noise, as was asked"
+    assert white.sigma == pytest.approx(15, rel=0.2)
+
+
 def test_too_small_to_be_measured() -> None:
     assert noise.measure(np.zeros((31, 500, 3), np.float32)) is None
 
