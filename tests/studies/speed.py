@@ -2,6 +2,7 @@
 
     python tests/studies/speed.py network --release DIR   the released network through its chop, against ours
     python tests/studies/speed.py train --release DIR     a training step of 8 crops of 64x64, released and ours
+    python tests/studies/speed.py profile                 where the time of the `paper` network goes, and its floor
     python tests/studies/speed.py memory                  peak memory and seconds of `dagl denoise` by image size
     python tests/studies/speed.py methods                 our denoisers in each precision, and others: quality, time
     python tests/studies/speed.py backends                torch and OpenVINO, model by model
@@ -43,6 +44,7 @@ from dagl_cli.errors import UsageError
 from dagl_cli.measuring import datasets, peers
 from dagl_cli.nn.model import DAGL
 from dagl_cli.restoring import tiling
+from dagl_cli.restoring.device import DTYPES
 from dagl_cli.restoring.device import seconds as best_of
 from dagl_cli.restoring.restorer import Restorer, load_model
 from dagl_cli.store import weights
@@ -176,17 +178,46 @@ def training(release: Path | None, steps: int) -> None:
     print(f"\n| where the time goes | {' | '.join(shares)} |\n|---|{'---|' * len(shares)}")
     for name in shares["fp32"]:
         print(f"| {name} | {' | '.join(f'{s[name] / sum(s.values()):.0%}' for s in shares.values())} |")
-    for which, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        a, b = torch.rand(2048, 2048, dtype=dtype), torch.rand(2048, 2048, dtype=dtype)
+    for which in ("fp32", "bf16"):
+        print(f"{which}: {work:.0f} GFLOP a step; {least(work, which, spent[which])}")
+
+
+def least(work: float, precision: str, spent: float) -> str:
+    """What so many GFLOP would take as matrix products, beside the CPU seconds that they took."""
+    a, b = torch.rand(2, 2048, 2048, dtype=DTYPES[precision])
+    start = time.process_time()
+    for _ in range(5):
+        a @ b
+    rate = 5 * 2 * 2048**3 / (time.process_time() - start) / 1e9
+    floor = work / rate
+    return (
+        f"a 2048³ product runs at {rate:.0f} GFLOP per CPU second: {floor:.2f} of the {spent:.2f} that it took, "
+        f"which is {spent / floor:.2f} times the floor"
+    )
+
+
+def profiles(size: int) -> None:
+    """Restoring one gray image by the paper's network, random weights: CPU seconds, where they go, and the floor."""
+    keep_freed_memory()
+    torch.manual_seed(0)
+    x, model = torch.rand(1, size, size), DAGL(released_config("denoise")).eval()
+    shares: dict[str, dict[str, float]] = {}
+    for precision in ("fp32", "bf16"):
+        restorer = Restorer(model, Options("cpu", precision=precision, backend="torch"))
+        with FlopCounterMode(display=False) as counter:
+            restorer(x)
         start = time.process_time()
-        for _ in range(5):
-            a @ b
-        rate = 5 * 2 * 2048**3 / (time.process_time() - start) / 1e9
-        floor = work / rate
-        print(
-            f"{which}: {work:.0f} GFLOP a step; a 2048³ product runs at {rate:.0f} GFLOP per CPU second: {floor:.2f}, "
-            f"{floor / spent[which]:.0%} of the step's CPU seconds"
-        )
+        restorer(x)
+        spent, work = time.process_time() - start, counter.get_total_flops() / 1e9
+        with torch.profiler.profile() as profile:
+            restorer(x)
+        found = shares.setdefault(precision, dict.fromkeys(("convolution", *KINDS, "pointwise, sums"), 0.0))
+        for event in profile.key_averages():
+            found[kind(event.key, [])] += event.self_cpu_time_total
+        print(f"{precision}, {size}x{size}: {work:.0f} GFLOP; {least(work, precision, spent)}", flush=True)
+    print(f"\n| where the time goes | {' | '.join(shares)} |\n|---|{'---|' * len(shares)}")
+    for name in [name for name, share in shares["fp32"].items() if share]:
+        print(f"| {name} | {' | '.join(f'{s[name] / sum(s.values()):.0%}' for s in shares.values())} |")
 
 
 def memory(megapixels: list[float], model: str) -> None:
@@ -494,10 +525,12 @@ def spending(command: list[str], checkout: Path) -> tuple[float, float, float]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "what", choices=["network", "train", "memory", "methods", "backends", "start", "folder", "batch"]
+        "what", choices=["network", "train", "profile", "memory", "methods", "backends", "start", "folder", "batch"]
     )
     parser.add_argument("--release", type=Path, help="folder DN_Gray of the authors' repository")
-    parser.add_argument("--size", type=int, default=512, help="side of the images for `network` and `folder`")
+    parser.add_argument(
+        "--size", type=int, default=512, help="side of the images, for `network`, `profile` and `folder`"
+    )
     parser.add_argument(
         "--before", type=Path, help="for `folder` and `start`: an earlier checkout (`git worktree add`)"
     )
@@ -512,7 +545,7 @@ if __name__ == "__main__":
     parser.add_argument("--megapixels", type=float, nargs="+", default=[1, 4, 16, 24])
     parser.add_argument("--model", default="denoise-color")
     parser.add_argument("--models", nargs="+", help="for `backends`",
-                        default=["denoise-gray-fast", "denoise-color-fast", "dejpeg-color", "real-color-fast"],
+                        default=["denoise-gray-fast", "denoise-color-fast", "dejpeg-color-fast", "real-color-fast"],
                         )  # fmt: skip
     parser.add_argument("--data-dir", type=Path, help="for `methods`: the test sets; default: where dagl keeps them")
     parser.add_argument("--checkpoint", type=Path, help="for `methods`: another denoiser, for gray at sigma 25")
@@ -525,6 +558,8 @@ if __name__ == "__main__":
         train_step(arguments.only, arguments.release, arguments.steps)
     elif arguments.what == "train":
         training(arguments.release, arguments.steps)
+    elif arguments.what == "profile":
+        profiles(arguments.size)
     elif arguments.what == "methods":
         folder = arguments.data_dir or datasets.default_folder()
         methods(folder, arguments.checkpoint, arguments.limit, arguments.plot)
