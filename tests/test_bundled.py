@@ -16,11 +16,14 @@ from dagl_cli.restoring.rawnoise import level_map
 from dagl_cli.store import weights
 
 FLOORS = {
-    "dejpeg-color": 22.04,
+    "dejpeg-color": 22.16,
+    "dejpeg-color-fast": 22.04,
     "dejpeg-color-lite": 22.02,
-    "dejpeg-gray": 23.74,
+    "dejpeg-gray": 23.77,
+    "dejpeg-gray-fast": 23.74,
     "dejpeg-gray-lite": 23.67,
-    "demosaic-color": 29.66,
+    "demosaic-color": 30.01,
+    "demosaic-color-fast": 29.66,
     "demosaic-color-lite": 29.71,
     "denoise-color": 27.06,
     "denoise-color-fast": 26.95,
