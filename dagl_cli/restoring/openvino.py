@@ -54,7 +54,9 @@ def check(config: ModelConfig, options: Options) -> None:
     if options.device not in ("auto", "cpu"):
         raise UsageError(f"`backend` openvino is for the CPU, not for `device` {options.device}: use `device` cpu")
     if why := {**NO_ONNX, **NO_GAIN}.get(config.graph if config.stages else ""):
-        raise UsageError(f"`backend` openvino cannot take graph '{config.graph}' ({why}): use `backend` torch")
+        raise UsageError(
+            f"`backend` openvino cannot take graph '{config.graph}' ({why}): use `backend` torch, or `model` NAME-fast"
+        )
     if options.precision not in ("auto", *precisions(config)):
         possible = " or ".join(precisions(config))
         raise UsageError(f"`precision` {options.precision}: `backend` openvino computes this model in {possible}")
