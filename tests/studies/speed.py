@@ -83,7 +83,7 @@ def network(release: Path | None, size: int) -> None:
         "ours, paper": Restorer(ours, Options(precision="fp32")),
         "ours, paper, bf16": Restorer(ours, Options(precision="bf16")),
     }
-    for variant in ("lite", "half", "trunk", "unet-deep"):
+    for variant in ("lite", "half", "trunk", "unet-deep", "dagl"):
         model = DAGL(model_config(variant, "denoise", 1)).eval()
         candidates |= {f"ours, {variant}": Restorer(model, Options(precision="fp32"))}
         candidates |= {f"ours, {variant}, bf16": Restorer(model, Options(precision="bf16"))}
