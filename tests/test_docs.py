@@ -39,7 +39,7 @@ CHEAP = {
     "weights verify",
 }  # fmt: skip
 OTHER_FLAGS = {
-    "--check", "--megapixels", "--release", "--help", "--nproc-per-node", "--before", "--sides", "--files", "--rounds",
+    "--check", "--megapixels", "--release", "--help", "--nproc-per-node", "--before", "--sides", "--files", "--rounds", "--flags",
 }  # fmt: skip
 """Of the studies, of ruff and torchrun."""
 ABSENT = re.compile(r"hub:|OWNER|\.dng|\.nef|card/|developed/|runs/|\.venv")
