@@ -39,7 +39,8 @@ CHEAP = {
     "weights verify",
 }  # fmt: skip
 OTHER_FLAGS = {
-    "--check", "--megapixels", "--release", "--help", "--nproc-per-node", "--before", "--sides", "--files", "--rounds", "--flags",
+    "--check", "--megapixels", "--release", "--help", "--nproc-per-node", "--before", "--sides", "--files", "--rounds",
+    "--flags", "--checkpoint", "--plot",
 }  # fmt: skip
 """Of the studies, of ruff and torchrun."""
 ABSENT = re.compile(r"hub:|OWNER|\.dng|\.nef|card/|developed/|runs/|\.venv")
@@ -130,7 +131,7 @@ def test_every_command_is_understood(path: str, study_help: dict[tuple[str, ...]
             asked = (script, *more[:1]) if more and not more[0].startswith("-") else (script,)
             if asked not in study_help:
                 study_help[asked] = help_of(*asked)
-            for flag in (word for word in more if word.startswith("-")):
+            for flag in (word.split("=")[0] for word in more if word.startswith("-")):
                 assert re.search(rf"{re.escape(flag)}\b", study_help[asked]), f"{script} has no {flag}"
         elif program.startswith("python"):
             assert arguments[0] == "-m", words
