@@ -346,6 +346,8 @@ def fast_nl_means(x: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(found.reshape(levels.shape)).permute(2, 0, 1) / 255
 
 
+SHOWN = 0.4
+"""dB from the best down that the plot shows."""
 COLOURS = "#c33", "#26c"
 """Of our models in the plot: by torch and by OpenVINO."""
 
@@ -360,44 +362,47 @@ def chart(rows: list[tuple[str, str, float, float]]) -> str:
     first, last = edges[0] - 1, edges[1] + 1
     for number, name in enumerate(sets):
         panel = [row[1:] for row in rows if row[0] == name]
-        low, high = min(db for *_, db in panel) - 0.2, max(db for *_, db in panel) + 0.2
+        high = max(db for *_, db in panel) + 0.1
+        low = max(min(db for *_, db in panel) - 0.1, high - SHOWN)  # what is worse lies at the foot, with its figure
         start, end, foot = number * width + left, (number + 1) * width - 12, height - bottom
 
         def x(spent: float, start: int = start, end: int = end) -> float:
             return start + (math.log2(spent) - first) / (last - first) * (end - start)
 
         def y(db: float, low: float = low, high: float = high, foot: int = foot) -> float:
-            return 26 + (high - db) / (high - low) * (foot - 26)
+            return 26 + min(1, (high - db) / (high - low)) * (foot - 26)
 
         parts.append(f'<text x="{start}" y="16" font-weight="bold">{name}, noise of level 25: PSNR in dB</text>')
-        for step in range(math.ceil(low * 2), math.floor(high * 2) + 1):
-            parts.append(f'<path d="M{start} {y(step / 2):.0f}H{end}" stroke="#ddd"/><text x="{start - 6}" '
-                         f'y="{y(step / 2) + 4:.0f}" text-anchor="end">{step / 2:.1f}</text>')  # fmt: skip
+        for step in range(math.ceil(low * 10), math.floor(high * 10) + 1):
+            parts.append(f'<path d="M{start} {y(step / 10):.0f}H{end}" stroke="#ddd"/><text x="{start - 6}" '
+                         f'y="{y(step / 10) + 4:.0f}" text-anchor="end">{step / 10:.1f}</text>')  # fmt: skip
         for power in range(first, last + 1):
             parts.append(f'<path d="M{x(2**power):.0f} 26V{foot}" stroke="#eee"/><text x="{x(2**power):.0f}" '
                          f'y="{foot + 16}" text-anchor="middle">{2.0**power:g}</text>')  # fmt: skip
         middle = (start + end) / 2
         parts.append(f'<text x="{middle}" y="{foot + 34}" text-anchor="middle">CPU seconds of a megapixel</text>')
-        taken: list[tuple[float, float, float]] = []
         models: dict[str, list[tuple[float, float, list[str]]]] = {}
-        for method, spent, db in sorted(panel, key=lambda row: (-row[2], -row[1])):
+        for method, spent, db in panel:
             model, *how = method.split(", ")
-            models.setdefault(model, []).append((x(spent), y(db), how))
-        for model, points in models.items():
-            colour = COLOURS[0] if model.startswith("denoise-") else "#777"
+            name = model if db >= low else f"{model}: {db:.1f} dB"
+            models.setdefault(name, []).append((x(spent), y(db), how))
+        taken = [(at - 5, at + 5, line) for points in models.values() for at, line, _ in points]
+        for name, points in models.items():
+            colour = COLOURS[0] if name.startswith("denoise-") else "#777"
             path = "L".join(f"{at:.0f} {line:.0f}" for at, line, _ in points)
             parts.append(f'<path d="M{path}" fill="none" stroke="{colour}" opacity="0.4"/>')
             for at, line, how in points:
                 edge = COLOURS[1] if "OpenVINO" in how else colour
                 fill = "white" if "bf16" in how else edge
                 parts.append(f'<circle cx="{at:.0f}" cy="{line:.0f}" r="4" fill="{fill}" stroke="{edge}"/>')
-            length, (right, below, _) = 6.0 * len(model), max(points)
-            beside = right + 9 if right + 9 + length < end else min(points)[0] - 9 - length
-            below += 4
-            while any(abs(below - line) < 12 and beside < to and at < beside + length for at, to, line in taken):
-                below += 1
-            taken.append((beside, beside + length, below))
-            parts.append(f'<text x="{beside:.0f}" y="{below:.0f}" fill="{colour}">{model}</text>')
+            half = 3.0 * len(name)
+            centre = min(max(sum(at for at, *_ in points) / len(points), start + half), end - half)
+            line = min(line for _, line, _ in points) - 9
+            while any(abs(line - 4 - to) < 11 and left < centre + half and centre - half < right
+                      for left, right, to in taken):  # fmt: skip
+                line -= 3
+            taken.append((centre - half, centre + half, line - 4))
+            parts.append(f'<text x="{centre:.0f}" y="{line:.0f}" text-anchor="middle" fill="{colour}">{name}</text>')
         kinds = [("float32", COLOURS[0], COLOURS[0]), ("bfloat16", COLOURS[0], "white")]
         kinds += [("OpenVINO", COLOURS[1], COLOURS[1])] if any("OpenVINO" in method for method, *_ in panel) else []
         for line, (kind, edge, fill) in enumerate(kinds):
