@@ -488,17 +488,8 @@ def folders(before: Path | None, count: int, side: int, rounds: int, flags: str)
             source.mkdir()
             folder_of(count // rounds, side, source)
             for name, checkout in checkouts.items() if turn % 2 else reversed(checkouts.items()):
-                command = [
-                    "-m",
-                    "dagl_cli",
-                    "denoise",
-                    "-q",
-                    str(source),
-                    "-o",
-                    f"{place}/{name}{turn}",
-                    *flags.split(),
-                ]
-                spent[name].append(spending([sys.executable, *command], checkout))
+                command = [sys.executable, "-m", "dagl_cli", "denoise", "-q", str(source), *flags.split()]
+                spent[name].append(spending([*command, "-o", f"{place}/{name}{turn}"], checkout))
             made = [sorted(Path(place, f"{name}{turn}").iterdir()) for name in checkouts]
             for files in zip(*made, strict=True):
                 pixels = [np.asarray(Image.open(file)) for file in files]
