@@ -92,6 +92,8 @@ class ModelConfig:
     """How many keys at most become a query's neighbours in graph 'gated'."""
     values: int = 0
     """Numbers in what a node of graph 'gated' says beside its patch, learned from the network's features. 0: none."""
+    local_noise: bool = False
+    """Whether each node of graph 'gated' has a noise level of its own: the picture's, and what its features say."""
     graph: str = "released"
     """One of `GRAPHS`."""
     outer_blocks: int = 0
@@ -136,10 +138,11 @@ class ModelConfig:
             raise UsageError(f"window must be at least {BLOCK} times stride, {BLOCK * self.stride}, not {self.window}")
         if (self.patch % 2 == 0 and self.graph != "gated") or self.stride > self.patch or self.stride % self.key_stride:
             raise UsageError("patch must be odd, stride at most patch and a multiple of key_stride")
-        if self.graph == "gated" and self.values and self.patch % self.scale:
-            raise UsageError(
-                f"patch must be a multiple of scale, {self.scale}, where there are values: not {self.patch}"
-            )
+        of_features = {"patch": self.values or self.local_noise, "stride": self.local_noise}
+        for name in [name for name, counts in of_features.items() if counts and self.graph == "gated"]:
+            if (value := getattr(self, name)) % self.scale:
+                where = f"a multiple of scale, {self.scale}, where there are values or local_noise"
+                raise UsageError(f"{name} must be {where}: not {value}")
 
     @property
     def of_noise(self) -> bool:

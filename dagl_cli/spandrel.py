@@ -145,6 +145,7 @@ def _candidates(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[ModelConfig]:
     own: dict[str, Any] = dict(task="denoise" if noise_map else "dejpeg", channels=channels, noise_map=noise_map)
     if any(key.startswith("stages.") for key in shapes):
         own["values"] = shapes.get("stages.0.graph.values.embed.weight", (0,))[0]
+        own["local_noise"] = "stages.0.local.weight" in shapes
         for name, variant in VARIANTS.items():
             if variant.stages:
                 yield replace(variant, **own)

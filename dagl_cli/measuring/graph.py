@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..config import BLOCK
 from ..errors import DaglError, UsageError
 from ..nn.attention import edge_weights, same_padding
-from ..nn.gated import GatedGraph, GatedStage, Grid
+from ..nn.gated import QUIETEST, GatedGraph, GatedStage, Grid
 from ..nn.model import DAGL, MGFAM
 
 SIDE = 288
@@ -107,8 +107,9 @@ def _gated(graph: GatedGraph, noisy: Tensor, pilot: Tensor, sigma: Tensor, at: t
     own = nodes[:: graph.stride, :: graph.stride]
     edges = graph.search(nodes[None] * (graph.metric / 2).exp(), grid)[0]
     near = nodes.flatten(0, 1)[edges]  # (rows, columns, E, D)
-    distance = graph.distance((near - own[:, :, None]).square()) / sigma**2
-    weights = graph.attention(distance.flatten(0, 1), (own / sigma).flatten(0, 1))[:, head]
+    levels = sigma[0].clamp_min(QUIETEST).expand(grid.queries)[..., None]  # (rows, columns, 1)
+    distance = graph.distance((near - own[:, :, None]).square()) / levels**2
+    weights = graph.attention(distance.flatten(0, 1), (own / levels).flatten(0, 1))[:, head]
     row, column = (
         min(max(round((place - graph.patch / 2) / graph.stride), 0), count - 1)
         for place, count in zip(at, grid.queries)
@@ -116,7 +117,7 @@ def _gated(graph: GatedGraph, noisy: Tensor, pilot: Tensor, sigma: Tensor, at: t
     similarity, shown = (nodes.new_full(grid.keys, math.nan) for _ in range(2))
     (top, bottom), (left, right) = (grid.windows(axis)[n // BLOCK] for axis, n in enumerate((row, column)))
     window = slice(top, bottom), slice(left, right)
-    similarity[window] = -graph.distance((nodes[window] - own[row, column]).square()) / sigma**2
+    similarity[window] = -graph.distance((nodes[window] - own[row, column]).square()) / levels[row, column] ** 2
     similarity *= graph.temperature[head].exp()
     shown[window] = 0
     shown.view(-1)[edges[row, column]] = weights[row * grid.queries[1] + column]

@@ -102,7 +102,7 @@ class ExportableGraph(GatedGraph):
             return plane.flatten(0, 3).index_select(0, places.flatten()).view(queries, count, -1)
 
         near_noisy, near_pilot, *values = (near(plane) for plane in nodes if plane.shape[-1])
-        level = sigma[:, None, None].expand(-1, rows, columns).reshape(-1, 1)
+        level = sigma.reshape(-1, 1)
         shift = near_pilot - pilot[:, None]
         found = self.combine(near_noisy, shift, values[0] if values else shift[..., :0], noisy, pilot, level)
         return tuple(t.reshape(batch, rows, columns, *(int(n) for n in t.shape[1:])) for t in found)

@@ -4,6 +4,7 @@ Section 3.2 of the paper, in other terms, as `GatedGraph`:
 
     nodes        patches at full resolution; queries every `stride` pixels, keys at every pixel of a window
     similarity   how near two patches of the pilot are (what the trunk made of the picture), in units of the noise
+                 (the picture's; of camera noise, which is not the same everywhere, each node's own)
     neighbours   a dynamic number: of the nearest keys, those above the node's own threshold (Eq. 7, 8)
     attention    over the neighbours only (Eq. 9); an edge fades in as it passes the threshold
     aggregation  of noisy patches (Eq. 10), coefficient by coefficient through a gate that holds noise back (Wiener's),
@@ -257,8 +258,9 @@ class GatedGraph(nn.Module):
     def forward(
         self, noisy: Tensor, pilot: Tensor, sigma: Tensor, features: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """noisy, pilot: (B, C, H, W), float32, H and W such that patches at every stride cover them; sigma: (B,) on
-        the scale of the pixels; features: what the learned values are made of, if there are any.
+        """noisy, pilot: (B, C, H, W), float32, H and W such that patches at every stride cover them; sigma: each
+        query's noise level, (B, rows, columns), or one for all, (B, 1, 1), on the scale of the pixels; features: what
+        the learned values are made of, if there are any.
 
         Returns (B, K, C, H, W), the heads' pictures, and (B, 2 K + V, H, W), how much noise is left, how many
         neighbours there were, and what their learned values say.
@@ -274,7 +276,7 @@ class GatedGraph(nn.Module):
             assert features is not None
             values = self.values(features, grid.keys).contiguous()[:, None]
         nodes = (noisy_nodes, pilot_nodes, values)
-        patches, noise, number, said = self.aggregate(nodes, edges, sigma.clamp_min(QUIETEST))
+        patches, noise, number, said = self.aggregate(nodes, edges, sigma.clamp_min(QUIETEST).expand(edges.shape[:3]))
         return self.collect(patches, noise, number, said, channels)
 
     @property
@@ -292,19 +294,23 @@ class GatedGraph(nn.Module):
         return fold(patches, self.basis, self.stride)
 
     def aggregate(self, nodes: tuple[Tensor, ...], candidates: Tensor, sigma: Tensor) -> tuple[Tensor, ...]:
-        """Nodes, noisy, of the pilot, (B, C, h, w, D), and learned, (B, 1, h, w, V), and (B, rows, columns, E)
-        candidates -> (B, rows, columns, K, C D) patches, and of each the variance of its noise in units of sigma² and
-        the number of its neighbours, (B, rows, columns, K), and their values, (B, rows, columns, K, V)."""
+        """Patches by their neighbours, and what is known of them.
+
+        nodes: noisy, of the pilot, (B, C, h, w, D), and learned, (B, 1, h, w, V); candidates: (B, rows, columns, E);
+        sigma: (B, rows, columns). Returns (B, rows, columns, K, C D) patches, and of each the variance of its noise in
+        units of sigma² and the number of its neighbours, (B, rows, columns, K), and their values, (B, rows, columns,
+        K, V).
+        """
         rows, columns, count = candidates.shape[1:]
         step = max(1, CHUNK // (count * nodes[0].shape[1] * nodes[0].shape[-1]))
         parts: list[tuple[Any, ...]] = []
-        for places, level, *planes in zip(candidates.flatten(1, 2), sigma, *nodes):
+        for places, level, *planes in zip(candidates.flatten(1, 2), sigma.flatten(1)[..., None], *nodes):
             own = (plane[:, :: self.stride, :: self.stride][:, :rows, :columns] for plane in planes[:2])
             noisy, pilot = (part.permute(1, 2, 0, 3).flatten(2).flatten(0, 1) for part in own)  # (Q, C D)
-            parts += ((planes, level, *some) for some in zip(*(x.split(step) for x in (places, noisy, pilot))))
+            parts += ((planes, *some) for some in zip(*(x.split(step) for x in (places, noisy, pilot, level))))
 
         def combined(
-            planes: list[Tensor], level: Tensor, places: Tensor, noisy: Tensor, pilot: Tensor
+            planes: list[Tensor], places: Tensor, noisy: Tensor, pilot: Tensor, level: Tensor
         ) -> tuple[Tensor, ...]:
             near_noisy, near_pilot, near_values = (taken(plane, places) for plane in planes)  # (Q, E, C D), (Q, E, V)
             shift = near_pilot.sub_(pilot[:, None])
@@ -319,7 +325,7 @@ class GatedGraph(nn.Module):
         """Q nodes, (Q, C D), and their candidates -> as `aggregate`.
 
         near: (Q, E, C D), the candidates' noisy patches; shift: the same, what their pilots differ by from the node's
-        own; values: (Q, E, V); sigma: () or (Q, 1).
+        own; values: (Q, E, V); sigma: (Q, 1).
         """
         squares = shift.square()
         weights = self.attention(self.distance(squares) / sigma**2, pilot / sigma)  # (Q, K, E)
@@ -327,9 +333,7 @@ class GatedGraph(nn.Module):
         mean_shift = weights @ shift
         variance = (weights @ squares - mean_shift.square()).relu()
         mean = pilot[:, None] + mean_shift
-        patches, noise = self.gate(
-            weights @ near, mean, variance, number, noisy, pilot, sigma if sigma.ndim == 0 else sigma[..., None]
-        )
+        patches, noise = self.gate(weights @ near, mean, variance, number, noisy, pilot, sigma)
         return patches, noise, number, weights @ values
 
     def distance(self, squares: Tensor) -> Tensor:
@@ -366,11 +370,11 @@ class GatedGraph(nn.Module):
         """Of what the neighbours have in common and of what is the node's own, as much as the pilot says is signal.
 
         common, mean, variance: (Q, K, C D) weighted means of the neighbours' noisy patches and of their pilots, and the
-        variance of the latter; number: (Q, K); noisy, pilot: (Q, C D), the node itself; sigma: ().
+        variance of the latter; number: (Q, K); noisy, pilot: (Q, C D), the node itself; sigma: (Q, 1).
         Returns (Q, K, C D) and the variance of its noise in units of sigma², (Q, K).
         """
         noisy, pilot, number = noisy[:, None], pilot[:, None], number[..., None]
-        shared_noise, own_noise = (sigma * sigma * weight for weight in self.noise.exp().unbind(1))  # (K, C D)
+        shared_noise, own_noise = (sigma[..., None].square() * weight for weight in self.noise.exp().unbind(1))
         shared, own = (
             (signal / (signal + noise)).clamp_min(LEAST) ** exponent
             for signal, noise, exponent in zip(
@@ -410,7 +414,8 @@ def reference(
     _, channels, height, width = noisy.shape
     grid = Grid.of(height, width, graph.patch, graph.stride, graph.window)
     images, maps = [], []
-    for i, (y, x, level) in enumerate(zip(opponent(noisy), opponent(pilot), sigma.clamp_min(QUIETEST))):
+    levels = sigma.clamp_min(QUIETEST).expand(-1, *grid.queries).flatten(1)[..., None]  # (B, Q, 1)
+    for i, (y, x, level) in enumerate(zip(opponent(noisy), opponent(pilot), levels)):
         # nodes: the DCT of all patches, (N, C D); which of them are queries; what these see
         y_nodes, x_nodes = (
             torch.einsum("cdn,ed->nce", F.unfold(image[:, None], graph.patch), graph.basis).flatten(1)
@@ -478,6 +483,7 @@ class GatedStage(nn.Module):
         graph: GatedGraph | None,
         blind: bool,
         noise: bool,
+        local: bool = False,
     ) -> None:
         super().__init__()
         self.noise = noise
@@ -488,6 +494,11 @@ class GatedStage(nn.Module):
         if self.level is not None:
             nn.init.zeros_(self.level.weight)
             nn.init.constant_(self.level.bias, math.log(USUAL))  # type: ignore[arg-type]
+        self.local = nn.Conv2d(features, 1, graph.patch // scale, graph.stride // scale) if graph and local else None
+        """Where the noise is not the same everywhere: the logarithm of what each node's is more than the picture's."""
+        if self.local is not None:
+            nn.init.zeros_(self.local.weight)
+            nn.init.zeros_(self.local.bias)  # type: ignore[arg-type]
         self.channels, self.scale, self.graph = channels, scale, graph
         self.heads = graph.heads if graph else 0
         maps = channels * (2 + self.heads) + (graph.maps if graph else 0) + 1
@@ -527,10 +538,11 @@ class GatedStage(nn.Module):
         height, width = noisy.shape[-2:]
         right, bottom = (covering(side, self.graph.patch, self.graph.stride) - side for side in (width, height))
         images = (mirrored(image, right, bottom) for image in (noisy, pilot))
-        below = None  # what the learned values are made of, where there are any
-        if self.graph.values is not None:
-            below = mirrored(features.to(noisy.dtype), *(-(-more // self.scale) for more in (right, bottom)))
-        heads, nodes = self.graph(*images, sigma, below)
+        levels = sigma.view(-1, 1, 1)
+        below = mirrored(features.to(noisy.dtype), *(-(-more // self.scale) for more in (right, bottom)))
+        if self.local is not None:
+            levels = levels * self.local(below)[:, 0].exp()  # (B, rows, columns)
+        heads, nodes = self.graph(*images, levels, below)
         return heads[..., :height, :width], nodes[..., :height, :width]
 
 

@@ -215,7 +215,7 @@ class DAGL(nn.Module):
             graph = GatedGraph(*shape, values) if c.heads else None
             blocks = (ResBlock(outer, c.activation) for _ in range(c.stage_blocks))
             blind = not c.noise_map or c.by_sample
-            return GatedStage(c.channels, outer, c.scale, blocks, graph, blind, noise=c.of_noise)
+            return GatedStage(c.channels, outer, c.scale, blocks, graph, blind, noise=c.of_noise, local=c.local_noise)
         return STAGES.get(c.graph, MGFAM)(c)
 
     def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:

@@ -49,10 +49,10 @@ def a_graph(scale: int = 0, **changes: int) -> GatedGraph:
 
 
 def pictures(channels: int, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """noisy, pilot, sigma of two images."""
+    """noisy, pilot, sigma of two images, one level each."""
     generator = torch.Generator().manual_seed(1)
     pilot, noise = torch.rand(2, 2, channels, height, width, generator=generator, dtype=torch.float64)
-    return pilot + 0.2 * (noise - 0.5), pilot, torch.tensor([0.1, 0.002], dtype=torch.float64)
+    return pilot + 0.2 * (noise - 0.5), pilot, torch.tensor([0.1, 0.002], dtype=torch.float64).view(2, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def pictures(channels: int, height: int, width: int) -> tuple[Tensor, Tensor, Te
     [
         (28, 36, {}), (20, 24, dict(channels=3)), (44, 40, dict(window=32)), (9, 13, dict(patch=5)), (8, 12, {}),
         (30, 22, dict(stride=2, neighbours=16)), (44, 76, dict(heads=1)), (12, 12, dict(neighbours=99)),
-        (20, 24, dict(scale=1)), (21, 26, dict(scale=2, patch=6, stride=5)),
+        (20, 24, dict(scale=1)), (21, 26, dict(scale=2, patch=6, stride=5)), (20, 28, dict(local=1)),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("chunk", [1, gated.CHUNK])
@@ -69,10 +69,14 @@ def test_the_fast_form_equals_the_equations(
 ) -> None:
     """Forward and gradient, of images and parameters, in one window or several, in one chunk or several."""
     monkeypatch.setattr(gated, "CHUNK", chunk)
-    graph, results = a_graph(**changes), []
+    graph, results = a_graph(**{name: value for name, value in changes.items() if name != "local"}), []
     for form in (lambda *inputs: reference(graph, *inputs), graph):
         noisy, pilot, sigma = pictures(changes.get("channels", 1), height, width)
         inputs = [noisy.requires_grad_(), pilot.requires_grad_(), *graph.parameters()]
+        if changes.get("local"):  # a level for each node
+            nodes = Grid.of(height, width, graph.patch, graph.stride, graph.window).queries
+            sigma = sigma + torch.linspace(0, 0.3, math.prod(nodes), dtype=torch.float64).view(nodes)
+            inputs.append(sigma.requires_grad_())
         given: tuple[Tensor, ...] = (noisy, pilot, sigma)
         if scale := changes.get("scale"):
             sides = (-(-side // scale) for side in (height, width))
@@ -157,7 +161,7 @@ def test_the_gate_is_wieners_before_it_is_trained() -> None:
     graph = GatedGraph(**{**SHAPE, "heads": 1}).double()
     common, mean, noisy, pilot = torch.randn(4, 1, 1, 64, dtype=torch.float64)
     spread, number, sigma = torch.rand(1, 1, 64, dtype=torch.float64), torch.tensor([[4.0]]).double(), 0.3
-    patches, noise = graph.gate(common, mean, spread, number, noisy[0], pilot[0], torch.tensor(sigma))
+    patches, noise = graph.gate(common, mean, spread, number, noisy[0], pilot[0], torch.tensor([[sigma]]))
     wm, wd = mean**2 / (mean**2 + sigma**2 / 4), spread / (spread + sigma**2)
     torch.testing.assert_close(patches, wm * common + wd * (noisy - common))
     torch.testing.assert_close(noise, (wm**2 / 4 + wd**2).mean(-1))
@@ -182,15 +186,34 @@ def test_tasks_without_noise_average_the_pilot() -> None:
     features, sigma = torch.rand(2, 4, 16, 16), torch.tensor([0.1, 0.1])
     for noise, seen in ((True, noisy), (False, pilot)):
         stage = GatedStage(1, 4, 1, (), graph, blind=False, noise=noise)
-        expected = pilot + gated.BLEND * (graph(seen, pilot, sigma)[0][:, 0] - pilot)
+        expected = pilot + gated.BLEND * (graph(seen, pilot, sigma.view(2, 1, 1))[0][:, 0] - pilot)
         torch.testing.assert_close(stage(noisy, pilot, features, sigma), expected)
+
+
+@torch.no_grad()
+def test_each_node_may_have_a_noise_level_of_its_own() -> None:
+    """The picture's, times what the features below the node's patch say; nothing, before they are trained."""
+    graph, (noisy, pilot, _) = GatedGraph(**SHAPE), (image.float() for image in pictures(1, 20, 22))
+    plain, stage = (GatedStage(1, 4, 2, (), graph, blind=False, noise=True, local=local) for local in (False, True))
+    features, sigma, levels = torch.zeros(2, 4, 10, 11), torch.tensor([0.1, 0.05]), list[Tensor]()
+    features[0, :, 2:, :6] = 1
+    assert torch.equal(stage(noisy, pilot, features, sigma), plain(noisy, pilot, features, sigma))
+    graph.register_forward_pre_hook(lambda module, inputs: levels.append(inputs[2]))
+    assert stage.local is not None
+    stage.local.weight.fill_(math.log(3) / 64)
+    changed = stage(noisy, pilot, features, sigma)
+    assert levels[0].shape == (2, 4, 5)
+    assert levels[0][0, 1, 0] == pytest.approx(0.3), "rows and columns 4 to 11 and 0 to 7: all of its patch"
+    assert levels[0][0, 0, 0] == pytest.approx(0.1 * 3**0.5), "half of its patch"
+    assert levels[0][1].flatten().tolist() == pytest.approx([0.05] * 20)
+    assert not torch.equal(changed[0], plain(noisy, pilot, features, sigma)[0])
 
 
 @torch.no_grad()
 def test_a_constant_picture_stays() -> None:
     """All weights add to 1, also at the borders: the fold loses nothing."""
     flat = torch.full((2, 1, 28, 24), 0.5, dtype=torch.float64)
-    images, _ = GatedGraph(**SHAPE).double()(flat, flat, torch.tensor([0.02, 0.02]).double())
+    images, _ = GatedGraph(**SHAPE).double()(flat, flat, torch.full((2, 1, 1), 0.02).double())
     assert float((images - 0.5).abs().max()) < 1e-4
 
 
@@ -201,7 +224,7 @@ def test_more_independent_samples_less_noise() -> None:
     clean = torch.rand(1, 1, 8, 8).repeat(1, 1, 8, 8).double()
     noisy = clean + 0.1 * torch.randn_like(clean)
     graph = GatedGraph(**{**SHAPE, "neighbours": 16}).double()
-    images, maps = graph(noisy, clean, torch.tensor([0.1]).double())
+    images, maps = graph(noisy, clean, torch.full((1, 1, 1), 0.1).double())
     assert float((images[0, 0] - clean).square().mean()) < 0.1**2 / 8
     assert float(maps[0, 2].mean()) > 0.7, "nearly all of the 16 candidates are neighbours"
 
@@ -223,6 +246,7 @@ def test_a_network_with_it_takes_any_size(size: tuple[int, int], channels: int, 
             graph="gated",
             noise_map=not blind,
             values=values,
+            local_noise=values == 5,
         )
     )
     out = model(torch.rand(2, channels, *size), None if blind else torch.tensor([0.0, 50.0]))
@@ -263,7 +287,8 @@ def test_sizes_are_filled_up_by_mirroring() -> None:
     [
         (dict(window=31), "window must be at least 8 times stride, 32, not 31"),
         (dict(neighbours=0), "neighbours must be 1-1024"),
-        (dict(scale=2, values=8), "patch must be a multiple of scale, 2, where there are values: not 7"),
+        (dict(scale=2, values=8), "patch must be a multiple of scale, 2, where there are values or local_noise: not 7"),
+        (dict(scale=8, patch=8, local_noise=True), "stride must be a multiple of scale, 8, where"),
     ],
 )  # fmt: skip
 def test_impossible_graphs_are_refused(wrong: dict[str, int], message: str) -> None:

@@ -41,6 +41,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
         window=32,
         channels=3,
         activation="relu",
+        local_noise=True,
     ),
     "u-net": dict(scale=2, outer_blocks=1, stages=1, heads=1, key_stride=2, task="demosaic", channels=3),
 }
