@@ -38,7 +38,7 @@ YCC = torch.tensor(camera.RGB_TO_YCC)
 KINDS = ("camera", "bilateral", "wavelet", "non-local", "white", "none")
 SHARES = (0.34, 0.1, 0.1, 0.0, 0.16, 0.3)
 HELD_OUT_SHARES = (0.34, 0.1, 0.1, 0.1, 0.11, 0.25)
-PER_PHOTO = 3
+PER_PHOTO = 6
 EVEN = 0.06
 """Share of the crops with white noise or none that are nearly even: a wall, the sky, a black frame."""
 Random = np.random.Generator

@@ -37,6 +37,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from dagl_cli import spandrel
 from dagl_cli.cli import keep_freed_memory
 from dagl_cli.config import Options, model_config
 from dagl_cli.degrade import degraded
@@ -255,10 +256,11 @@ SETS = {
 """Set -> channels, and the bundled models that are timed on it."""
 
 
-def methods(folder: Path, checkpoint: Path | None, limit: int | None, plot: Path | None) -> None:
+def methods(folder: Path, checkpoints: list[Path], limit: int | None, plot: Path | None) -> None:
     """Every method on every image, by turns, at sigma 25; seconds of a megapixel, of the clock and of the CPU.
 
-    checkpoint: one for gray pictures, that spandrel reads. plot: an SVG of quality against CPU seconds.
+    checkpoints: for gray pictures, what spandrel and dagl read, the authors' too. plot: an SVG of quality against
+    CPU seconds.
     """
     keep_freed_memory()
     threads = torch.get_num_threads()
@@ -277,7 +279,9 @@ def methods(folder: Path, checkpoint: Path | None, limit: int | None, plot: Path
         runs["NLM (scikit-image)"] = lambda x: peers.PEERS["nlm"].run(x, 25.0)
         if find_spec("cv2"):
             runs["fastNlMeans (OpenCV)"] = fast_nl_means
-        if checkpoint and channels == 1:
+        if checkpoints:
+            spandrel.install()
+        for checkpoint in checkpoints if channels == 1 else ():
             other = peers.checkpoint(checkpoint, "denoise", 1)
             runs[checkpoint.stem] = lambda x, other=other: other.run(x, 25.0)
         errors, wall, cpu, worst, many = (dict.fromkeys(runs, 0.0) for _ in range(5))
@@ -544,7 +548,9 @@ if __name__ == "__main__":
                         default=["denoise-gray-fast", "denoise-color-fast", "dejpeg-color-fast", "real-color-fast"],
                         )  # fmt: skip
     parser.add_argument("--data-dir", type=Path, help="for `methods`: the test sets; default: where dagl keeps them")
-    parser.add_argument("--checkpoint", type=Path, help="for `methods`: another denoiser, for gray at sigma 25")
+    parser.add_argument("--checkpoint", type=Path, nargs="+", default=[],
+                        help="for `methods`: other denoisers, for gray at sigma 25, as the authors' model_best.pt",
+                        )  # fmt: skip
     parser.add_argument("--limit", type=int, help="for `methods`: so many images of each set")
     parser.add_argument("--plot", type=Path, help="for `methods`: an SVG to write")
     arguments = parser.parse_args()
