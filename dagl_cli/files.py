@@ -112,6 +112,11 @@ def clean(folder: Path) -> None:
                     left.unlink()
 
 
+def claim_of(path: Path) -> Path:
+    """The lock file of `claimed`."""
+    return path.with_name(f".dagl-{hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()}.claim")
+
+
 @contextmanager
 def claimed(path: Path) -> Iterator[bool]:
     """Whether this process may make `path`: of several that share a folder one has the claim while the block runs.
@@ -119,8 +124,7 @@ def claimed(path: Path) -> Iterator[bool]:
     The claim is a lock file beside the path, so that of a killed process nothing is left that would hold others up.
     It is removed under its own lock; filelock tells who was waiting for a removed file. Raises OSError.
     """
-    name = hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
-    claim = path.with_name(f".dagl-{name}.claim")
+    claim = claim_of(path)
     with locked(claim, wait=0) as mine:
         try:
             yield mine

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from helpers import DATA
+from helpers import DATA, ROOT
 from PIL import Image
 from torch import Tensor
 
@@ -13,7 +17,7 @@ from dagl_cli import Options, load_model
 from dagl_cli.degrade import FIXED_CAMERA_NOISE, degraded
 from dagl_cli.measuring.metrics import psnr
 from dagl_cli.restoring.rawnoise import level_map
-from dagl_cli.store import weights
+from dagl_cli.store import onnx, weights
 
 FLOORS = {
     "dejpeg-color": 22.16,
@@ -59,3 +63,25 @@ def test_floor(name: str) -> None:
     if task == "raw":
         level = level_map(bad.sum(0), np.full((2, 2, 2), FIXED_CAMERA_NOISE))
     assert psnr(model(bad, level if model.config.noise_map else None), clean) > FLOORS[name]
+
+
+@pytest.mark.parametrize("name", ["denoise-color", "real-color"])
+def test_the_graphs_of_defaults_are_found_the_same_in_onnx(name: str, tmp_path: Path) -> None:
+    """Neighbours that are as near change places there: a few nodes differ, not the network."""
+    for package in ("onnx", "onnxruntime"):
+        pytest.importorskip(package)
+    assert onnx.export(weights.folder() / f"{name}.safetensors", tmp_path / "m.onnx") < 1e-5
+
+
+def test_whatever_type_of_numbers_torch_was_told_to_take() -> None:
+    """`torch.set_default_dtype` is of a program's own tensors. In a process of its own: what was loaded stays."""
+    program = """
+import numpy as np, torch
+from dagl_cli import restore
+torch.set_default_dtype(torch.float64)
+noisy = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+for task in ("denoise", "real", "dejpeg", "restore"):
+    restore(noisy, task, guarded=True)
+    restore(noisy, task if task != "restore" else "raw")
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)

@@ -13,7 +13,7 @@ from ..config import LUMA, MAX_PIXELS, check_sigma, is_of_mosaics
 from ..errors import UsageError
 from .boundary import app
 from .console import say
-from .options import Device, Json, MaxPixels, Model, Offline, Overwrite, Quiet, a_path
+from .options import STDIO, Device, Json, MaxPixels, Model, Offline, Overwrite, Quiet, a_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,6 +66,8 @@ def graph(
     from ..restoring.device import pick_device
     from ..store import weights
 
+    width, height = graphs.extent(max(1, len(given)))
+    images.check_target(images.Image(np.zeros((height, width, 3), np.float32)), output, overwrite=overwrite)
     picture = images.read(path, max_pixels=max_pixels)
     file = weights.resolve(model, "denoise", 1, offline=offline)  # by default the gray denoiser
     network, _ = weights.load(file)
@@ -91,6 +93,8 @@ def graph(
 
 def _check_output(output: Path, path: Path, overwrite: bool) -> None:
     """Raises UsageError where the picture cannot be written."""
+    if output == STDIO:
+        raise UsageError("-o - : the figure is a file: give a name, such as graph.png")
     if os.path.realpath(output) == os.path.realpath(path):
         raise UsageError(f"-o {output} is the input and is never overwritten: choose another name")
     if os.path.lexists(output) and not overwrite:

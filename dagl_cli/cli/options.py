@@ -75,7 +75,8 @@ def with_address(arguments: list[str]) -> list[str]:
     full = []
     for argument, following in zip(arguments, [*arguments[1:], ""]):
         full.append(argument)
-        if argument == "--ray" and (following.startswith("-") or not ADDRESS.fullmatch(following)):
+        address = ADDRESS.fullmatch(following) or following.startswith("ray://")  # the latter is refused as one
+        if argument == "--ray" and (following.startswith("-") or not address):
             full.append("auto")
     return full
 

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..cluster.places import is_folder, walk
+from ..cluster.places import is_folder, uri, walk
 from ..errors import UsageError
 from ..files import entries
 from .inputs import Filter, expanded
@@ -97,6 +97,8 @@ def plan(
             made.files.append((path, output or STDIO))
         elif is_folder(path):
             add_folder(made, path, output, naming, only, raws, beside_others=len(paths) > 1)
+        elif not (uri(path) or os.path.lexists(path)):
+            made.failures[str(path)] = f"cannot read {path}: there is no such file"
         elif not only.takes(path):
             made.left_out.setdefault(FILTERED, []).append(str(path))
         elif path.stem in earlier.get(path.parent, ()):

@@ -216,6 +216,10 @@ def restore(
     gallery: Gallery | None,
 ) -> None:
     """Restores what was planned, and tells of each file. ray: the address of a cluster that does it."""
+    for path, why in planned.failures.items():
+        account.add(row_of(path, None, status="failed", note=why))
+    if not planned.files:
+        return
     from ..restoring.batch import Batch
     from ..restoring.device import pick_devices
     from ..restoring.file import FileRestorer
@@ -241,8 +245,6 @@ def restore(
         devices = pick_devices(options.device)[: max(1, len(jobs))]
         each = [settings | more | {"options": replace(options, device=device)} for device in devices]
         done = partial(shared, [Batch(FileRestorer(**its), jobs, *how) for its in each])
-    for path, why in planned.failures.items():
-        account.add(row_of(path, None, status="failed", note=why))
     with Progress(jobs, overwrite=restoring.overwrite, quiet=restoring.quiet) as progress:
         for job, outcome in done(progress=progress.tick):
             account.add(closed(job, outcome))

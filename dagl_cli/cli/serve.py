@@ -97,7 +97,7 @@ def understood(job: dict[str, Any], place: str) -> tuple[Any, list[str]]:
         raise UsageError(f"{place}: command {job.get('command')} is none of {', '.join(COMMANDS)}")
     command = commands()[job["command"]]
     ends = job.get("input"), job.get("output")
-    if not isinstance(ends[0], str) or not isinstance(ends[1], str | None) or "\0" in f"{ends[0]}{ends[1]}":
+    if not isinstance(ends[0], str) or not isinstance(ends[1], str | None) or not could_be_name(f"{ends[0]}{ends[1]}"):
         raise UsageError(f"{place}: input and output must be names of files")
     if STDIO in [Path(end) for end in ends if end]:
         raise UsageError(f"{place}: stdin and stdout are for jobs and answers: give names of files")
@@ -111,6 +111,14 @@ def understood(job: dict[str, Any], place: str) -> tuple[Any, list[str]]:
                 raise UsageError(f"{place}: {name} is no setting of {command.name}: {', '.join(settings)}")
             words += written(name, value, settings[name], place)
     return command, [*words, "--", ends[0]]
+
+
+def could_be_name(text: str) -> bool:
+    """Whether a file system could hold a name: no null character, no half of a character."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def written(name: str, value: object, parameter: Any, place: str) -> list[str]:

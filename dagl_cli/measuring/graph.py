@@ -4,7 +4,8 @@ part of the picture is to it, which of these are edges, and how many neighbours 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -25,6 +26,7 @@ SIDE = 288
 """Of a panel, in pixels."""
 STRONGEST = 8
 """Neighbours that are shown."""
+PANELS = 5
 GAP = 12
 CAPTION = 20
 
@@ -77,11 +79,12 @@ def stage_of(model: DAGL, stage: int | None, head: int, name: str) -> nn.Module:
 
 @torch.no_grad()
 def look(
-    model: DAGL, image: Tensor, sigma: float | None, at: tuple[int, int], *, stage: nn.Module, head: int = 1
-) -> Node:
-    """The edges of the node at a point.
+    model: DAGL, image: Tensor, sigma: float | None, points: Sequence[tuple[int, int]], *, stage: nn.Module,
+    head: int = 1,
+) -> list[Node]:  # fmt: skip
+    """The edges of the node at each point.
 
-    image: (C, H, W) as the model takes it, on its device; at: row and column; stage: from `stage_of`.
+    image: (C, H, W) as the model takes it, on its device; points: rows and columns; stage: from `stage_of`.
     """
     module = stage.graph if isinstance(stage, GatedStage) and stage.graph else stage
     caught: list[tuple[Tensor, ...]] = []
@@ -92,15 +95,17 @@ def look(
         handle.remove()
     if isinstance(module, GatedGraph):
         noisy, pilot, level = caught[0][:3]
-        return _gated(module, noisy, pilot, level, at, head - 1)
+        return _gated(module, noisy, pilot, level, points, head - 1)
     assert isinstance(module, MGFAM)
     cell = model.config.scale * (2 if model.config.outer_blocks else 1)
     seen: list[Node] = []
-    module.aggregate(caught[0][0], partial(_released, at=at, head=head - 1, cell=cell, into=seen))
-    return seen[0]
+    module.aggregate(caught[0][0], partial(_released, points=points, head=head - 1, cell=cell, into=seen))
+    return seen
 
 
-def _gated(graph: GatedGraph, noisy: Tensor, pilot: Tensor, sigma: Tensor, at: tuple[int, int], head: int) -> Node:
+def _gated(
+    graph: GatedGraph, noisy: Tensor, pilot: Tensor, sigma: Tensor, points: Sequence[tuple[int, int]], head: int
+) -> list[Node]:
     height, width = noisy.shape[-2:]
     grid = Grid.of(height, width, graph.patch, graph.stride, graph.window)
     nodes = graph.coefficients(pilot)[0, 0]  # (h, w, D): of colours their brightness counts
@@ -110,47 +115,49 @@ def _gated(graph: GatedGraph, noisy: Tensor, pilot: Tensor, sigma: Tensor, at: t
     levels = sigma[0].clamp_min(QUIETEST).expand(grid.queries)[..., None]  # (rows, columns, 1)
     distance = graph.distance((near - own[:, :, None]).square()) / levels**2
     weights = graph.attention(distance.flatten(0, 1), (own / levels).flatten(0, 1))[:, head]
-    row, column = (
-        min(max(round((place - graph.patch / 2) / graph.stride), 0), count - 1)
-        for place, count in zip(at, grid.queries)
-    )
-    similarity, shown = (nodes.new_full(grid.keys, math.nan) for _ in range(2))
-    (top, bottom), (left, right) = (grid.windows(axis)[n // BLOCK] for axis, n in enumerate((row, column)))
-    window = slice(top, bottom), slice(left, right)
-    similarity[window] = -graph.distance((nodes[window] - own[row, column]).square()) / levels[row, column] ** 2
-    similarity *= graph.temperature[head].exp()
-    shown[window] = 0
-    shown.view(-1)[edges[row, column]] = weights[row * grid.queries[1] + column]
-    return Node(
-        (row * graph.stride, column * graph.stride), graph.patch, similarity.cpu(), shown.cpu(), 1, 0,
-        effective(weights).view(grid.queries).cpu(),
-    )  # fmt: skip
+    numbers, found = effective(weights).view(grid.queries).cpu(), []
+    for at in points:
+        row, column = (
+            min(max(round((place - graph.patch / 2) / graph.stride), 0), count - 1)
+            for place, count in zip(at, grid.queries)
+        )
+        similarity, shown = (nodes.new_full(grid.keys, math.nan) for _ in range(2))
+        (top, bottom), (left, right) = (grid.windows(axis)[n // BLOCK] for axis, n in enumerate((row, column)))
+        window = slice(top, bottom), slice(left, right)
+        similarity[window] = -graph.distance((nodes[window] - own[row, column]).square()) / levels[row, column] ** 2
+        similarity *= graph.temperature[head].exp()
+        shown[window] = 0
+        shown.view(-1)[edges[row, column]] = weights[row * grid.queries[1] + column]
+        place = row * graph.stride, column * graph.stride
+        found.append(Node(place, graph.patch, similarity.cpu(), shown.cpu(), 1, 0, numbers))
+    return found
 
 
 def _released(
     q: Tensor, k: Tensor, v: Tensor, gamma: Tensor, beta: Tensor, *, graph: str, patch: int, stride: int,
-    key_stride: int, at: tuple[int, int], head: int, cell: int, into: list[Node],
+    key_stride: int, points: Sequence[tuple[int, int]], head: int, cell: int, into: list[Node],
 ) -> Tensor:  # fmt: skip
-    """`attention.reference` that notes the edges of one node, and every node's number of them."""
+    """`attention.reference` that notes the edges of the nodes at some points, and every node's number of them."""
     height, width = v.shape[-2:]
     rows, columns = -(-height // stride), -(-width // stride)
-    row, column = (min(place // cell // stride, count - 1) for place, count in zip(at, (rows, columns)))
-    numbers = []
-    for part in range(rows):  # a row of nodes at a time: the whole graph may be large
-        nodes = slice(part * columns, (part + 1) * columns)
+    keys, offset = (-(-height // key_stride), -(-width // key_stride)), -(patch // 2) * cell
+    left, _, top, _ = same_padding(height, width, patch, stride)
+    if graph == "equations":  # queries are cut where keys are
+        left = top = patch // 2
+    wanted = [[min(place // cell // stride, count - 1) for place, count in zip(at, (rows, columns))] for at in points]
+    numbers, edges = [], dict[tuple[int, int], tuple[Tensor, Tensor]]()
+    for row in range(rows):  # a row of nodes at a time: the whole graph may be large
+        nodes = slice(row * columns, (row + 1) * columns)
         s = (q[0, head, nodes] @ k[0, head].mT).to(gamma.dtype)
         alpha = edge_weights(s, s.mean(-1), gamma[0, head, nodes], beta[0, head, nodes], graph)
         numbers.append(effective(alpha))
-        if part == row:
-            keys = -(-height // key_stride), -(-width // key_stride)
-            left, _, top, _ = same_padding(height, width, patch, stride)
-            if graph == "equations":  # queries are cut where keys are
-                left = top = patch // 2
-            place = ((row * stride - top) * cell, (column * stride - left) * cell)
-            similarity, weights = (t[column].view(keys).float().cpu() for t in (s, alpha))
-            offset = -(patch // 2) * cell
-            into.append(Node(place, patch * cell, similarity, weights, key_stride * cell, offset, torch.empty(0)))
-    into[0] = replace(into[0], numbers=torch.stack(numbers).cpu())
+        for column in {column for down, column in wanted if down == row}:
+            edges[row, column] = s[column].view(keys).float().cpu(), alpha[column].view(keys).float().cpu()
+    for row, column in wanted:
+        place = (row * stride - top) * cell, (column * stride - left) * cell
+        into.append(
+            Node(place, patch * cell, *edges[row, column], key_stride * cell, offset, torch.stack(numbers).cpu())
+        )
     return v.new_zeros(v.shape)
 
 
@@ -166,14 +173,22 @@ def figure(
     """
     module = stage_of(model, stage, head, name)
     height, width = image.shape[-2:]
-    rows, found = [], list[dict[str, Any]]()
+    regions: dict[tuple[int, int, int, int], list[tuple[int, int]]] = {}
     for y, x in points:
         if y >= height or x >= width:
             raise UsageError(f"`at` {x},{y} lies outside the image of {width}x{height} pixels")
         down, across = region(height, width, (y, x), model.config.tile[0], model.config.multiple)
-        part = image[:, down, across]
-        node = look(model, part, sigma, (y - down.start, x - across.start), stage=module, head=head)
-        rows.append(row(part.cpu(), node, (y, x)))
+        regions.setdefault((down.start, down.stop, across.start, across.stop), []).append((y, x))
+    shown: dict[tuple[int, int], tuple[Tensor, Node]] = {}
+    for (top, bottom, left, right), inside in regions.items():
+        part = image[:, top:bottom, left:right]
+        below = [(y - top, x - left) for y, x in inside]
+        nodes = look(model, part, sigma, below, stage=module, head=head)
+        shown |= {at: (part.cpu(), node) for at, node in zip(inside, nodes)}
+    rows, found = [], list[dict[str, Any]]()
+    for y, x in points:
+        part, node = shown[y, x]
+        rows.append(row(part, node, (y, x)))
         weights = node.weights.nan_to_num(0)
         found.append({
             "at": [x, y], "neighbours": int((weights > 0).sum()), "strongest": float(weights.max()),
@@ -249,7 +264,7 @@ def row(picture: Tensor, node: Node, at: tuple[int, int]) -> PIL.Image.Image:
         f"adjacency: {count} neighbours, root of weight": heat(node.weights[window].sqrt(), 0),
         f"neighbours in effect by location, 0-{most}": heat(node.numbers, 0, most),
     }
-    sheet = PIL.Image.new("RGB", (len(panels) * (SIDE + GAP) + GAP, SIDE + CAPTION + GAP), (255, 255, 255))
+    sheet = PIL.Image.new("RGB", extent(1), (255, 255, 255))
     write = PIL.ImageDraw.Draw(sheet)
     font = PIL.ImageFont.load_default(13)
     for i, (caption, panel) in enumerate(panels.items()):
@@ -261,9 +276,14 @@ def row(picture: Tensor, node: Node, at: tuple[int, int]) -> PIL.Image.Image:
     return sheet
 
 
+def extent(rows: int) -> tuple[int, int]:
+    """Width and height of a figure of so many points."""
+    return PANELS * (SIDE + GAP) + GAP, rows * (SIDE + CAPTION + GAP)
+
+
 def sheet(rows: list[PIL.Image.Image]) -> PIL.Image.Image:
     """One row below the other."""
-    whole = PIL.Image.new("RGB", (rows[0].width, sum(part.height for part in rows)), (255, 255, 255))
+    whole = PIL.Image.new("RGB", extent(len(rows)), (255, 255, 255))
     top = 0
     for part in rows:
         whole.paste(part, (0, top))

@@ -72,9 +72,9 @@ def restore(
 
     Args:
         image: NumPy array (H, W), (H, W, 1) or (H, W, 3), uint8, uint16 (0-65535) or float in [0, 1]; or torch tensor
-            (1, H, W) or (3, H, W), float in [0, 1], or a batch of these, (B, 1 or 3, H, W); or a PIL image (gray, RGB,
-            palette, with or without alpha, 16-bit gray), whose alpha passes through; or the path of a file; or a list
-            or tuple of such pictures, each of its own size and kind. It is not changed.
+            (1, H, W) or (3, H, W), uint8 or float in [0, 1], or a batch of these, (B, 1 or 3, H, W); or a PIL image
+            (gray, RGB, palette, with or without alpha, 16-bit gray), whose alpha passes through; or the path of a file;
+            or a list or tuple of such pictures, each of its own size and kind. It is not changed.
         task: 'denoise', 'real', 'dejpeg', 'demosaic', or 'raw': demosaicing without the sensor's noise, of a mosaic in
             sRGB's curve.
         sigma: noise level on the 0-255 scale whatever the dtype; None: estimated, of each picture. Only for 'denoise',
@@ -242,10 +242,12 @@ def _picture(image: object) -> images.Image:
     if 0 in shape:
         raise UsageError(f"an image of shape {shape} has no pixels")
     if isinstance(image, Tensor):
-        if len(shape) != 3 or shape[0] not in (1, 3) or not image.is_floating_point():
+        is_levels = image.dtype == torch.uint8
+        if len(shape) != 3 or shape[0] not in (1, 3) or not (image.is_floating_point() or is_levels):
             remedy = ": take alpha off first" if len(shape) == 3 and shape[0] in (2, 4) else ""
-            raise UsageError(f"a tensor must be (1, H, W) or (3, H, W) of floats, not {shape} of {image.dtype}{remedy}")
-        pixels = image.detach().to("cpu", torch.float32).permute(1, 2, 0).numpy()
+            wanted = "a tensor must be (1, H, W) or (3, H, W), uint8 or float in [0, 1]"
+            raise UsageError(f"{wanted}, not {shape} of {image.dtype}{remedy}")
+        pixels = image.detach().to("cpu", torch.float32).permute(1, 2, 0).numpy() / np.float32(255 if is_levels else 1)
     else:
         if len(shape) not in (2, 3) or (*shape, 1)[2] not in (1, 3):
             remedy = "take alpha off first" if len(shape) == 3 else "give several as a list"
@@ -257,7 +259,7 @@ def _picture(image: object) -> images.Image:
         pixels = floats.reshape(*shape[:2], -1)
     if not bool(((pixels >= -0.5) & (pixels <= 1.5)).all()):
         raise UsageError("pixel values must be finite and in [0, 1] (a little beyond is fine for noise)")
-    return images.Image(pixels, depth=8 if str(image.dtype) == "uint8" else 16)
+    return images.Image(pixels, depth=8 if image.dtype in (np.uint8, torch.uint8) else 16)
 
 
 def _of_pil(image: PIL.Image.Image) -> images.Image:
@@ -285,7 +287,8 @@ def _of_pil(image: PIL.Image.Image) -> images.Image:
 def _as_given(pixels: np.ndarray, picture: images.Image, image: object) -> Any:
     """(H, W, C) float32 in [0, 1] as what `restore` was given."""
     if isinstance(image, Tensor):
-        return torch.from_numpy(pixels).permute(2, 0, 1).to(image.device, image.dtype)
+        tensor = torch.from_numpy(pixels).permute(2, 0, 1)
+        return (tensor.mul(255).round() if image.dtype == torch.uint8 else tensor).to(image.device, image.dtype)
     if isinstance(image, np.ndarray):
         array = pixels.reshape(image.shape) if pixels.shape[-1] == picture.pixels.shape[-1] else pixels
         top = RANGES.get(image.dtype.name)

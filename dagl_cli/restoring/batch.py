@@ -15,7 +15,7 @@ import torch
 
 from .. import images
 from ..errors import DaglError, ImageError, UsageError, WeightsError, one_line
-from ..files import Entry, claimed, clean, entries, version
+from ..files import Entry, claim_of, claimed, clean, entries, version
 from .file import FileRestorer, make_folder
 from .picture import Outcome
 from .steps import Steps, finished, overlapped
@@ -157,7 +157,8 @@ class Batch:
             try:
                 mine = stack.enter_context(claimed(target))
             except PermissionError as error:
-                if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+                writable = os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids)
+                if not (writable and os.path.lexists(claim_of(target))):
                     remedy = "choose a folder you may write to"
                     raise ImageError(f"cannot write {target}: {one_line(error)}: {remedy}") from None
                 mine = False  # it is another user's

@@ -216,7 +216,7 @@ def _denoiser(path: Path) -> DAGL | None:
 
 @functools.cache
 def _meter() -> NoiseMeter:
-    meter = NoiseMeter()
+    meter = NoiseMeter().float()  # whatever type of numbers torch was told to take
     stored = safetensors.torch.load_file(Path(__file__).with_name("noise.safetensors"))
     meter.load_state_dict({name: value.float() for name, value in stored.items()})
     return meter.eval()

@@ -30,7 +30,18 @@ from . import guard, kind
 from .device import pick_device
 from .guard import Finding
 from .rawnoise import estimated_profile, level_map
-from .restorer import Kept, Restorer, Warn, blended, check_input, check_options, check_task, find_model, load_model
+from .restorer import (
+    Kept,
+    Restorer,
+    Warn,
+    blended,
+    check_input,
+    check_options,
+    check_task,
+    find_model,
+    load_model,
+    unsaid,
+)
 from .tiling import Tick
 
 MILD = 75
@@ -201,7 +212,7 @@ class PictureRestorer:
         pattern: str = DEFAULT_PATTERN,
         force: bool = False,
         options: Options = Options(),
-        warn: Warn = lambda line: None,
+        warn: Warn = unsaid,
         kept: Kept | None = None,
     ) -> None:
         if sigma is not None:

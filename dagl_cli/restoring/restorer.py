@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -51,6 +52,12 @@ COMPILING = 40.0
 """Seconds that compiling a network takes, about."""
 Warn = Callable[[str], None]
 """Called with one line that the user should know of."""
+
+
+def unsaid(line: str) -> None:
+    """The `Warn` where nobody is to know."""
+
+
 NARROW = 32
 """Pictures with a side below this, in pixels, are computed in float32 by torch on a CPU, whatever was asked for: in
 bfloat16 oneDNN's convolutions read beyond feature maps that are 1 to 3 wide, and what lies there can be no number; and
@@ -77,14 +84,14 @@ class Restorer:
         model: DAGL,
         options: Options = Options(),
         name: str = "model",
-        warn: Warn = lambda line: None,
+        warn: Warn = unsaid,
         digest: str | None = None,
     ) -> None:
         self.config, self.name, self.options, self.warn, self.digest = model.config, name, options, warn, digest
         check_options(self.config, options)
         self.tile, self.overlap = first_tile(self.config, options)
         if options.threads:
-            torch.set_num_threads(options.threads)
+            torch.set_num_threads(min(options.threads, os.cpu_count() or 1))  # beyond, they only wait for each other
         wanted = "cpu" if options.backend == "openvino" else options.device
         self.device = pick_device(wanted)
         if self.device.type == "cpu" and wanted == "auto" and torch.cuda.is_available():
@@ -247,10 +254,11 @@ class Restorer:
 
     def _sample(self, side: int) -> tuple[Tensor, float | None]:
         """A noisy picture of edges and waves, (1, C, side, side), and its level."""
-        y, x = torch.meshgrid(*(torch.linspace(-1, 1, side),) * 2, indexing="ij")
+        y, x = torch.meshgrid(*(torch.linspace(-1, 1, side, dtype=torch.float32),) * 2, indexing="ij")
         picture = 0.5 + 0.2 * torch.sin(40 * x * y) + 0.25 * torch.sign(x + 0.3 * y) * (y > 0)
         generator = torch.Generator().manual_seed(0)
-        noisy = picture + torch.randn(1, self.config.channels, side, side, generator=generator) * 25 / 255
+        noise = torch.randn(1, self.config.channels, side, side, generator=generator, dtype=torch.float32)
+        noisy = picture + noise * 25 / 255
         noisy = noisy.clamp(0, 1)
         if is_of_mosaics(self.config.task):
             noisy = bayer_mosaic(noisy, PAPER_PATTERN)
@@ -425,7 +433,7 @@ def load_model(
     *,
     model: str | Path | None = None,
     options: Options = Options(),
-    warn: Warn = lambda line: None,
+    warn: Warn = unsaid,
     kept: Kept | None = None,
 ) -> Restorer:
     """A model by task, by bundled name, or from a weight file.
@@ -453,7 +461,7 @@ def load_model(
 
 
 def find_model(
-    task: str, channels: int, model: str | Path | None, *, offline: bool = False, warn: Warn = lambda line: None
+    task: str, channels: int, model: str | Path | None, *, offline: bool = False, warn: Warn = unsaid
 ) -> Path:
     """The weight file that `load_model` loads."""
     if task not in TASKS:
@@ -479,6 +487,6 @@ def find_model(
 
 
 def check_task(made_for: str, task: str, name: str) -> None:
-    """Raises UsageError unless a model for one task can do another: the Gaussian denoiser takes camera noise too."""
-    if made_for != task and (made_for, task) != ("denoise", "real"):
+    """Raises UsageError unless a model for one task can do another: those for white and for camera noise can."""
+    if made_for != task and {made_for, task} != {"denoise", "real"}:
         raise UsageError(f"`model` {name}: made for {made_for}, not for {task}: see `dagl weights list`")

@@ -165,6 +165,9 @@ def test_include_and_exclude() -> None:
     assert "no images in this folder" in message
     assert "6 files that --include or --exclude leaves out, such as in/" in message
     assert "1 file that --include" in refused("dejpeg", "in/a.png", "--include", "*.pgn", code=1)
+    nothing = "cannot read in/nothing.png: there is no such file"
+    assert nothing in refused("dejpeg", "in/nothing.png", "-o", "o", "--include", "a*", code=1)
+    assert nothing in dagl("dejpeg", "in", "in/nothing.png", "-o", "o", "--include", "a*", code=3)[1]
 
 
 def test_lists_of_files() -> None:

@@ -155,6 +155,22 @@ def test_what_another_run_is_making_is_left_to_it() -> None:
     assert sorted(os.listdir("out")) == ["a.png", "b.png"]
 
 
+def test_where_no_claim_can_be_made_nobody_else_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that says it is writable and is not (a security module, /proc): no other run is making the file."""
+    picture("a.png")
+    Path("out").mkdir()
+
+    def denied(path: Path) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("dagl_cli.restoring.batch.claimed", denied)
+    line = "cannot write out/a.png: Permission denied: choose a folder you may write to"
+    assert line in refused("dejpeg", "a.png", "-o", "out", code=1)
+    files.claim_of(Path("out/a.png")).touch()  # another user's, which cannot be removed
+    monkeypatch.setattr("dagl_cli.restoring.batch.clean", lambda folder: None)
+    assert "another run is making it" in dagl("dejpeg", "a.png", "-o", "out")[1]
+
+
 def test_shards_share_all_and_a_new_file_moves_no_other() -> None:
     """Whatever the folder is called on a machine: what its names are decides."""
     for number in range(12):

@@ -48,7 +48,7 @@ def test_a_gated_graph(picture: Path) -> None:
     assert len(shown) == 2 * (graph.SIDE + graph.CAPTION + graph.GAP)
     model = gated()
     image = torch.from_numpy(np.asarray(PIL.Image.open(picture)) / np.float32(255))[None]
-    node = graph.look(model, image, 5.0, (35, 31), stage=graph.stage_of(model, None, 1, ""))
+    node = graph.look(model, image, 5.0, [(35, 31)], stage=graph.stage_of(model, None, 1, ""))[0]
     assert node.query == (32, 28)
     assert len(node.strongest) == 5
     assert all(y % 8 == 32 % 8 and x % 8 == 28 % 8 for y, x in node.strongest)
@@ -78,7 +78,7 @@ def test_a_graph_inside_the_network(kind: str) -> None:
         stage.register_forward_pre_hook(lambda module, given: inputs.append(given[0]))
         model(image[None], 25.0)
         stage.aggregate(inputs[0], watch)
-    node = graph.look(model, image, 25.0, (17, 33), stage=stage, head=2)
+    node = graph.look(model, image, 25.0, [(17, 33)], stage=stage, head=2)[0]
     # 20x24 features, queries every 4: 5x6 nodes; the point is in row 17 // 2 // 4 = 2, column 33 // 2 // 4 = 4
     torch.testing.assert_close(node.weights.flatten(), seen[0][0, 1, 2 * 6 + 4])
     assert node.numbers.shape == (5, 6)
@@ -96,6 +96,7 @@ def test_what_is_refused(picture: Path) -> None:
         ((*ours, "--head", 2), "--head must be 1-1 for gated, not 2"),
         ((*ours, "--stage", 9), "--stage must be 1-1 for gated, not 9"),
         (("-o", picture, "--model", "gated.safetensors"), "-o in.png is the input and is never overwritten"),
+        (("-o", "-"), "-o - : the figure is a file: give a name, such as graph.png"),
         (("-o", "nowhere/out.png"), "-o nowhere/out.png: the folder nowhere does not exist: create it first"),
     ]:
         assert line in refused("graph", picture, *arguments, code=2)
@@ -105,9 +106,24 @@ def test_what_is_refused(picture: Path) -> None:
     assert "pixels has pixel-wise attention, no patches" in refused(
         "graph", picture, "-o", "out.png", "--model", "pixels.safetensors", "--sigma", 5, code=1
     )
+    many = [word for x in range(60) for y in range(5) for word in ("--at", f"{x},{y}")]
+    for output, points, line in (("out.xyz", [], "is not a format"), ("out.jpg", many, "JPEG holds at most")):
+        arguments = ("graph", picture, "-o", output, "--model", "no.safetensors", *points)
+        assert line in refused(*arguments, code=1), "before any work: there is no such model"
     assert not Path("out.png").exists()
     Path("out.png").touch()
     assert "-o out.png exists: --overwrite replaces it" in refused("graph", picture, *ours, code=2)
+
+
+def test_many_points_are_one_look(picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network runs once for all points of a region, and each point has what it has alone."""
+    model, calls = gated(), list[int]()
+    model.register_forward_hook(lambda *_: calls.append(1))
+    image = torch.from_numpy(np.asarray(PIL.Image.open(picture)) / np.float32(255))[None]
+    points = [(35, 31), (0, 0), (71, 63), (35, 31)]
+    _, found = graph.figure(model, image, 5.0, points)
+    assert len(calls) == 1
+    assert found == [graph.figure(model, image, 5.0, [point])[1][0] for point in points]
 
 
 def test_a_point_at_the_border_of_a_large_picture() -> None:

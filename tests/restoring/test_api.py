@@ -121,6 +121,8 @@ def test_lists_and_batches_are_restored_picture_by_picture() -> None:
     result = restore(batch, "dejpeg", model=model)
     assert (result.shape, result.dtype) == (batch.shape, batch.dtype)
     torch.testing.assert_close(result, batch + 10 / 255, atol=1e-6, rtol=0)
+    whole = (batch * 255).round().byte()  # as torchvision reads pictures
+    assert torch.equal(restore(whole, "dejpeg", model=model), whole + 10)
     mosaics = restore(torch.rand(2, 1, 8, 8), "demosaic")
     assert mosaics.shape == (2, 3, 8, 8)
 

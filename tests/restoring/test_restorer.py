@@ -25,7 +25,7 @@ from dagl_cli.nn.model import DAGL
 from dagl_cli.restoring import estimate, guard, tiling
 from dagl_cli.restoring.api import restore
 from dagl_cli.restoring.file import FileRestorer
-from dagl_cli.restoring.restorer import Restorer, load_model
+from dagl_cli.restoring.restorer import Restorer, check_task, load_model
 from dagl_cli.store import weights
 
 pytestmark = pytest.mark.usefixtures("one_thread", "bundled")
@@ -347,6 +347,7 @@ def test_a_model_for_every_task() -> None:
     assert load_model("denoise").name == "denoise-color"
     assert load_model("dejpeg", 1).config.channels == 1
     assert load_model("demosaic", 1).name == "demosaic-color"
+    check_task("real", "denoise", "a denoiser, too")
     with pytest.raises(UsageError, match="`task` dehaze is unknown: choose one of denoise"):
         load_model("dehaze")
     with pytest.raises(UsageError, match="`channels` must be 1"):
@@ -656,7 +657,7 @@ def test_tensors(dtype: torch.dtype) -> None:
         (np.full((4, 4), -1.0), "finite and in [0, 1]"),
         (torch.zeros(4, 4), "must be (1, H, W) or (3, H, W)"),
         (torch.zeros(4, 4, 3), "must be (1, H, W) or (3, H, W)"),
-        (torch.zeros(3, 4, 4, dtype=torch.uint8), "of floats"),
+        (torch.zeros(3, 4, 4, dtype=torch.int32), "uint8 or float in [0, 1], not"),
         (torch.full((3, 4, 4), float("nan")), "finite and in [0, 1]"),
         (torch.zeros(3, 0, 4), "has no pixels"),
     ],
