@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -348,6 +349,8 @@ def test_a_model_for_every_task() -> None:
     assert load_model("dejpeg", 1).config.channels == 1
     assert load_model("demosaic", 1).name == "demosaic-color"
     check_task("real", "denoise", "a denoiser, too")
+    sent = pickle.loads(pickle.dumps(load_model("dejpeg", options=Options(backend="torch"))))
+    assert sent.name == "dejpeg-color", "a model goes to other processes"
     with pytest.raises(UsageError, match="`task` dehaze is unknown: choose one of denoise"):
         load_model("dehaze")
     with pytest.raises(UsageError, match="`channels` must be 1"):
