@@ -65,6 +65,16 @@ def test_floor(name: str) -> None:
     assert psnr(model(bad, level if model.config.noise_map else None), clean) > FLOORS[name]
 
 
+@pytest.mark.parametrize("name", ["denoise-color", "denoise-gray", "real-color"])
+@pytest.mark.parametrize(("level", "told"), [(10, 1), (20, 2), (40, 2)])
+def test_noise_never_grows(name: str, level: float, told: float) -> None:
+    """However wrong the level that is told: the flattest blocks of a picture may have the least of it."""
+    model = load_model(name.split("-")[0], 1 if name.endswith("gray") else 3, model=name)
+    clean = photograph(model.config.channels)
+    noisy = (clean + torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)) * level / 255).clamp(0, 1)
+    assert psnr(model(noisy, told), clean) > psnr(noisy, clean)
+
+
 @pytest.mark.parametrize("name", ["denoise-color", "real-color"])
 def test_the_graphs_of_defaults_are_found_the_same_in_onnx(name: str, tmp_path: Path) -> None:
     """Neighbours that are as near change places there: a few nodes differ, not the network."""

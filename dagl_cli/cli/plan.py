@@ -57,7 +57,7 @@ class Plan:
 
 EARLIER = "results of an earlier run"
 OTHER = "files of other kinds"
-RAW = "camera raw files, which `dagl demosaic` takes"
+RAW = "camera raw files, which `dagl restore` takes"
 VIDEOS = "videos, which need dagl[video]"
 BESIDE_RAW = "pictures beside a camera raw file of the same name"
 FILTERED = "files that `include` or `exclude` leaves out"

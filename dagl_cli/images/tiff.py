@@ -23,7 +23,7 @@ from .image import Metadata, check_size, refuse_frames, spread, unpremultiplied
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
-RAW_REMEDY = "give its path, with its own suffix (.dng, .nef ...), to `dagl demosaic`"
+RAW_REMEDY = "give its path, with its own suffix (.dng, .nef ...), to `dagl restore` or `dagl demosaic`"
 _KEPT = {"NONE": None, "LZW": "lzw", "PACKBITS": "packbits", "ZSTD": "zstd"}
 """Compressions that a result keeps. Any other becomes deflate, which is lossless and read everywhere."""
 _ICC, _XMP, _DNG_VERSION = 34675, 700, 50706

@@ -49,6 +49,9 @@ GROUP = 16
 """Keys of a window whose nearest stands for them in `largest`."""
 BLEND = 0.4
 """How far the result goes from the pilot to the heads' mean before anything is learned."""
+FARTHEST = 3.0
+"""How often as far as to a head it goes at most: told a tenth of the noise, what is learned would go 10 times as far,
+and make it stronger."""
 
 
 def dct_basis(size: int) -> Tensor:
@@ -528,7 +531,7 @@ class GatedStage(nn.Module):
         inputs = torch.cat((features, inputs.to(features.dtype)), 1)
         change = F.pixel_shuffle(self.conv_out(self.blocks(self.conv_in(inputs))), self.scale).to(dtype)
         own, blend = change.split((self.channels, self.heads), 1)
-        blend = blend + BLEND / max(1, self.heads)
+        blend = (blend + BLEND / max(1, self.heads)).clamp(-FARTHEST, FARTHEST)
         return pilot + (blend[:, :, None] * steps).sum(1) + level * own
 
     def aggregate(self, noisy: Tensor, pilot: Tensor, sigma: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:

@@ -65,7 +65,7 @@ def _plane_sigma(plane: np.ndarray, side: int, spacing: int) -> float:
     black, white = (blocks(np.abs(plane - end) < 0.5 / 255).mean((1, 2))[told] for end in (0, 1))
     clipped = black + white
     usable = clipped <= max(0.6, np.quantile(clipped, 0.1))
-    variance = (_variance_kept(black) * _variance_kept(white))[usable]
+    variance = (variance_kept(black) * variance_kept(white))[usable]
     told = told[usable]
     flattest = np.argsort(roughness[told] / variance)
     per_row = (plane.shape[1] - side) // spacing + 1
@@ -92,7 +92,7 @@ def _plane_sigma(plane: np.ndarray, side: int, spacing: int) -> float:
     return min(level(min(max(2.55 * lowest, 0.01), 0.5)), 1.08 * lowest)
 
 
-def _variance_kept(share: np.ndarray) -> np.ndarray:
+def variance_kept(share: np.ndarray) -> np.ndarray:
     """What Gaussian noise keeps of its variance when `share` of it, 0-1, is clipped at one end of the range."""
     share = share.clip(1e-9, 0.99)  # beyond, next to nothing is kept, and the end of the range is not to be found
     end = -torch.special.ndtri(torch.from_numpy(share)).numpy()  # in standard deviations from the mean

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ CLEAN_BLOCKINESS = 0.04
 
 LIKELY = 0.95
 """Camera noise that is less likely is not told from fine texture: a strict limit, as clean pictures are to stay."""
+COMMON = 0.5
+"""Noise is common to the colours if their difference has less than this share of what it had if each had its own."""
 CORRELATED = 0.4
 """Noise whose neighbouring samples are correlated this much is a camera's."""
 WHITE_SHARE = 0.6
@@ -48,6 +51,9 @@ LIKELY_AT_HIGH_ISO = 0.4
 CORRELATED_AT_HIGH_ISO = 0.25
 
 
+LEFT = "left as it is"
+
+
 @dataclass
 class Finding:
     """What is wrong with a picture. `sigma` and `quality` are None where they were not estimated."""
@@ -56,11 +62,18 @@ class Finding:
     quality: int | None = None
     nothing: str | None = None
     """Why the picture is to be left as it is."""
+    decides: str | None = None
+    """The parameter by which it is restored all the same."""
     note: str | None = None
     task: str | None = None
     """Whose model it needs, where that was to be found out."""
     levels: Tensor | None = None
     """(H, W): the noise level of each sample of a mosaic."""
+
+    @property
+    def left(self) -> str:
+        """That it is left as it is, and why; of one that is."""
+        return f"{self.nothing}: {LEFT}" + (f"; `{self.decides}` decides otherwise" if self.decides else "")
 
     @property
     def level(self) -> float | None:
@@ -98,20 +111,30 @@ def noise(pixels: np.ndarray, iso: int | None = None) -> Finding:
     """
     found = Finding(sigma=estimate.estimate_sigma(pixels), task="denoise")
     if drawn := _drawn(pixels, found.sigma):
-        found.sigma, found.nothing = 0.0, f"{drawn}: left as it is; `sigma` decides otherwise"
-        return found
+        return Finding(0.0, nothing=drawn, decides="sigma", task="denoise")
     measured = measure(pixels)
     if measured and is_camera_noise(measured, found.sigma or 0.0, iso):
         return _camera(measured, iso)
     if found.sigma is None:
-        found.nothing = "too small to find noise in: left as it is; `sigma` decides otherwise"
+        found.nothing, found.decides = "too small to find noise in", "sigma"
     elif found.sigma < CLEAN_SIGMA:
-        found.nothing = "no noise found: left as it is; `sigma` decides otherwise"
+        found.nothing, found.decides = "no noise found", "sigma"
     elif found.sigma > HIGHEST_SIGMA:
         found.note = f"more than the model was made for: restored with `sigma` {HIGHEST_SIGMA:g}"
+    elif _is_gray_noise(pixels, found.sigma):
+        return replace(found, note="white noise, the same in all colours", task="real")
     else:
         found.note = "white noise: its neighbours are not correlated"
     return found
+
+
+def _is_gray_noise(pixels: np.ndarray, white: float) -> bool:
+    """Whether the colours have their noise in common, as editors' monochromatic noise and scans of gray prints: a model
+    that takes each colour's for independent would leave it. white: its level."""
+    if pixels.shape[-1] == 1:
+        return False
+    between = estimate.estimate_sigma((pixels[..., 0] - pixels[..., 1]) / 2 + 0.5)  # of independent noise white / √2
+    return between is not None and between < COMMON * white / math.sqrt(2)
 
 
 def _drawn(pixels: np.ndarray, white: float | None) -> str | None:
@@ -127,22 +150,25 @@ def is_camera_noise(measured: Noise, white: float, iso: int | None) -> bool:
     return measured.likelihood >= likely and measured.correlation >= correlated and white < WHITE_SHARE * measured.rms
 
 
-def camera_noise(pixels: np.ndarray, iso: int | None = None) -> Finding:
-    """For a model of camera noise, whatever kind there is: its level, or that there is nothing to remove."""
+def camera_noise(pixels: np.ndarray, iso: int | None = None, asked: bool = True) -> Finding:
+    """For a model of camera noise, whatever kind there is: its level, or that there is nothing to remove.
+
+    asked: by the user, and not by what was done before.
+    """
     white = estimate.estimate_sigma(pixels)
     if drawn := _drawn(pixels, white):
-        return Finding(0.0, nothing=f"{drawn}: left as it is; `sigma` decides otherwise", task="real")
+        return Finding(0.0, nothing=drawn, decides="sigma", task="real")
     measured = measure(pixels)
     if white is None:
-        return Finding(nothing="too small to find noise in: left as it is; `sigma` decides otherwise", task="real")
+        return Finding(nothing="too small to find noise in", decides="sigma", task="real")
     seen = measured is not None and is_camera_noise(measured, white, iso)
     if not seen and white < (CLEAN_SIGMA if measured is None else SURE_SIGMA):
-        return Finding(white, nothing="no noise found: left as it is; `sigma` decides otherwise", task="real")
+        return Finding(white, nothing="no noise found", decides="sigma", task="real")
     if measured and seen:
         return _camera(measured, iso)
     correlated = measured is not None and measured.correlation >= CORRELATED_AT_HIGH_ISO
     level = measured.rms if measured and correlated else white
-    return Finding(level, note="taken for camera noise, as was asked", task="real")
+    return Finding(level, note="taken for camera noise" + (", as was asked" if asked else ""), task="real")
 
 
 def _camera(measured: Noise, iso: int | None) -> Finding:
@@ -167,10 +193,9 @@ def compression(pixels: np.ndarray, jpeg_tables: dict[int, list[int]] | None = N
     found = Finding(quality=estimate.estimate_jpeg_quality(jpeg_tables))
     fine = found.quality is not None and found.quality >= CLEAN_QUALITY
     if found.quality is None and kind.has_few_levels(kind.levels_of(pixels)):
-        found.nothing = "a few levels only, which no JPEG has: left as it is; `force` decides otherwise"
-        return found
-    if (fine or found.quality is None) and (why := _without_blocks(pixels, fine)):  # any other JPEG is restored
-        found.nothing = f"{why}: left as it is; `force` decides otherwise"
+        found.nothing, found.decides = "a few levels only, which no JPEG has", "force"
+    elif (fine or found.quality is None) and (why := _without_blocks(pixels, fine)):  # any other JPEG is restored
+        found.nothing, found.decides = why, "force"
     return found
 
 

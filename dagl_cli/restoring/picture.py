@@ -46,7 +46,7 @@ from .tiling import Tick
 
 MILD = 75
 """JPEGs above this quality that have camera noise are left to its model, which knows them from its training."""
-UNSEEN = "nothing of it can be seen (alpha is 0, or no value is a number): left as it is"
+UNSEEN = f"nothing of it can be seen (alpha is 0, or no value is a number): {guard.LEFT}"
 
 
 @dataclass
@@ -227,9 +227,8 @@ class PictureRestorer:
         task = task or self.task
         channels = 3 if is_of_mosaics(task) else channels
         if (task, channels) not in self._restorers:
-            model = self.model if task == self.task else None
             self._restorers[task, channels] = load_model(
-                task, channels, model=model, options=self._options(task), warn=self.warn, kept=self.kept
+                task, channels, model=self._model_for(task), options=self._options(task), warn=self.warn, kept=self.kept
             )
         return self._restorers[task, channels]
 
@@ -246,7 +245,7 @@ class PictureRestorer:
         channels = 3 if is_of_mosaics(task) else channels
         if (task, channels) in self._restorers:
             return self._restorers[task, channels].config, self._restorers[task, channels].name
-        model = self.model if task == self.task else None
+        model = self._model_for(task)
         try:
             path = find_model(task, channels, model, offline=True)
         except WeightsError:
@@ -258,6 +257,15 @@ class PictureRestorer:
         check_task(config.task, task, str(path))
         check_options(config, self._options(task))
         return config, path.stem
+
+    def _model_for(self, task: str) -> str | None:
+        """The model that was given, where it is for this task: of the steps of 'restore' for the one it is made for."""
+        if self.model is None or task == self.task:
+            return self.model
+        if self.task != "restore":
+            return None
+        made_for = weights.describe(find_model("denoise", 3, self.model, offline=self.options.offline))[0].task
+        return self.model if made_for == task or {made_for, task} == {"denoise", "real"} else None
 
     def _options(self, task: str) -> Options:
         whole = is_of_mosaics(task) and self.task in ("restore", "raw")  # a blend is of pictures only
@@ -282,16 +290,17 @@ class PictureRestorer:
         if case.hidden is not None and case.hidden.all():
             return Outcome("unchanged", note=UNSEEN), case.picture
         models: list[Restorer] = []
-        outcome, notes = Outcome("unchanged"), []
+        outcome, notes, left = Outcome("unchanged"), list[str | None](), list[Finding]()
         precisions: list[str] = []
         backends: list[str] = []
         for task in self._tasks(case):
             finding = found[task] if task in found else self._examine(case, task)
-            notes.append(finding.nothing or finding.note)
             outcome.sigma = finding.sigma if finding.sigma is not None else outcome.sigma
             outcome.quality = finding.quality if finding.quality is not None else outcome.quality
             if finding.nothing:
+                left.append(finding)
                 continue
+            notes.append(finding.note)
             restorer = self.restorer(case.pixels.shape[-1], finding.task or task)
             if restorer.config.task == "denoise" and case.pixels.shape[-1] < restorer.config.channels:
                 notes.append("a model for colour leaves much of a gray picture's noise: leave `model` out")
@@ -300,8 +309,8 @@ class PictureRestorer:
             precisions.append(restorer.precision(case.picture.depth, min(case.pixels.shape[:2])))
             backends.append(restorer.backend)
             outcome.status = "restored"
-        if outcome.status == "restored" and len(notes) > 1:  # of several steps only what was done is told
-            notes = [note for note in notes if note and "left as it is" not in note]
+        if not models:  # of several steps only what was done is told
+            notes.append(self.left(left))
         outcome.precision = " + ".join(dict.fromkeys(precisions)) or None
         outcome.backend = " + ".join(dict.fromkeys(backends)) or None
         outcome.model = " + ".join(restorer.name for restorer in models) or None
@@ -352,18 +361,24 @@ class PictureRestorer:
         pick_device(self.options.device)
         if case.hidden is not None and case.hidden.all():
             return Outcome("unchanged", note=UNSEEN)
-        notes = []
+        left: list[Finding] = []
         for task in self._tasks(case):
             finding = self._examine(case, task)
             if finding.nothing:
-                notes.append(finding.nothing)
+                left.append(finding)
                 continue
             config, name = self.described(case.pixels.shape[-1], finding.task or task)
             x = torch.from_numpy(case.pixels).permute(2, 0, 1)
             x = x.expand(config.channels, -1, -1) if len(x) < config.channels and not is_of_mosaics(task) else x
             check_input(config, name, x, self._level(finding, config, case), case.pattern)
             return Outcome("planned", finding.sigma, finding.quality, name, note=finding.note)
-        return Outcome("unchanged", finding.sigma, finding.quality, note="; ".join(notes))
+        return Outcome("unchanged", finding.sigma, finding.quality, note=self.left(left))
+
+    def left(self, findings: Sequence[Finding]) -> str:
+        """Why a picture is left as it is, in a line. What decides otherwise are other commands' flags in 'restore'."""
+        if self.task == "restore":
+            return f"{', '.join(dict.fromkeys(str(finding.nothing) for finding in findings))}: {guard.LEFT}"
+        return "; ".join(finding.left for finding in findings)
 
     def _level(self, finding: Finding, config: ModelConfig, case: Case) -> float | Tensor | None:
         """The noise level that a network is told."""
@@ -397,25 +412,27 @@ class PictureRestorer:
             found = guard.compression(case.seen(), case.picture.jpeg_tables)
             several = self.task == "restore" and found.nothing is None and kind.drawing(case.seen()) is None
             if several and (found.quality or 100) > MILD and guard.noise(case.seen()).task == "real":
-                return Finding(quality=found.quality, nothing="left to the model of camera noise: left as it is")
+                return Finding(quality=found.quality, nothing="left to the model of camera noise")
             found.nothing = None if self.force else found.nothing
             return found
-        named = self.model and task == self.task
+        named = self._model_for(task)
         config = self.described(case.pixels.shape[-1], task)[0] if named else None
         if self.sigma == 0:
-            return Finding(nothing="no noise to remove: left as it is")
+            return Finding(nothing="no noise to remove")
         if self.sigma is not None or (config and not config.noise_map):
             return self._blind(case, config)
         iso = iso_setting(case.picture.exif)
         if task == "real" or (config and config.task == "real"):
-            return replace(guard.camera_noise(case.seen(), iso), task=task)
+            asked = self.task == "real" or bool(config)
+            return replace(guard.camera_noise(case.seen(), iso, asked), task=task)
         found = guard.noise(case.seen(), iso)
         return replace(found, task=task) if config else found
 
     def _blind(self, case: Case, config: ModelConfig | None) -> Finding:
         """For a level that the user gives, or a model that takes none."""
         if self.sigma is None and config and config.task == "real":
-            return Finding(nothing=guard.camera_noise(case.seen()).nothing)
+            found = guard.camera_noise(case.seen())
+            return Finding(nothing=found.nothing, decides=found.decides)
         return Finding()
 
     def _noise_of_mosaic(self, case: Case, found: Finding) -> Finding:
@@ -424,13 +441,16 @@ class PictureRestorer:
             return found
         measured = mosaic_noise(case)
         if measured is None:
-            task, said = "demosaic", "too small to find noise in: demosaiced only"
+            task, said = "demosaic", "too small or too dark to find noise in: demosaiced only"
         else:
             task, said = "raw", f"noise of the samples by {measured.source}"
             found = replace(found, sigma=measured.rms, levels=measured.levels)
         return replace(found, task=task, note="; ".join(filter(None, [found.note, said])))
 
     def _examine_mosaic(self, case: Case) -> Finding:
+        found = Finding() if case.negative or case.picture.tone else guard.mosaic(case.pixels)
+        if found.nothing:
+            raise DaglError(f"{found.nothing}: `dagl restore` finds out what it needs")
         if case.picture.orientation != 1:
             turned = f"a mosaic with EXIF orientation {case.picture.orientation} is turned"
             raise DaglError(f"{turned}: save it without that tag")
@@ -438,7 +458,4 @@ class PictureRestorer:
             return Finding(note=case.negative.summary)
         if case.picture.tone:
             raise DaglError("its samples are floating-point, and a mosaic's are integers: save it as a 16-bit TIFF")
-        found = guard.mosaic(case.pixels)
-        if found.nothing:
-            raise DaglError(f"{found.nothing}: `dagl restore` finds out what it needs")
         return Finding(note=f"a Bayer mosaic, {case.pattern}" if self.task == "restore" else None)

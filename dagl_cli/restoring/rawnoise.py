@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..degrade import bayer_masks
 from ..images.colour import srgb_decode, srgb_encode
+from .estimate import variance_kept
 
 BLOCK = 12
 """Side in pixels of the blocks in which noise is looked for."""
@@ -50,7 +51,7 @@ def typical_read(shot: float) -> float:
 
 
 def estimated_profile(mosaic: np.ndarray, pattern: str, gains: np.ndarray) -> np.ndarray | None:
-    """(2, 2, 2): (shot, read) of each place of the Bayer cell, as in `images.raw.Raw.noise`; None: it is too small.
+    """(2, 2, 2): (shot, read) of each place of the Bayer cell, as in `images.raw.Raw.noise`; None: too small or dark.
 
     mosaic: (H, W) in [0, 1], in sRGB's curve; gains: (2, 2), the white balance that the places were given. The sensor
     is taken for a typical one, with noise so strong that the green samples of the quietest blocks have theirs.
@@ -68,8 +69,9 @@ def estimated_profile(mosaic: np.ndarray, pattern: str, gains: np.ndarray) -> np
         sums = (plane * green).reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK).sum((1, 3))
         return (sums / (BLOCK * BLOCK / 2)).ravel()
 
-    unclipped = means((part <= 0) | (part >= 1)) < 0.05
-    brightness, variance = means(light)[unclipped], means(detail)[unclipped]
+    black, white = means(part <= 0), means(part >= 1)
+    usable = (black < 0.6) & (white < 0.05)
+    brightness, variance = means(light)[usable], (means(detail) / variance_kept(black))[usable]
     if len(brightness) < FEWEST:
         return None
     gain = float(gains.ravel()[pattern.index("G")])

@@ -111,15 +111,15 @@ def restore_frames(
     if _is_white(restorer, found) and sequence.can_split():
         sequence.split = True
         found = {group: _needs(restorer, sequence, group) for group in sequence.groups()}
-    nothing = [finding.nothing for needs in found.values() for finding in needs.values()]
+    findings = [finding for needs in found.values() for finding in needs.values()]
     copied = sequence.whole() and not strip_metadata and sequence.is_own(suffix)
     tally = Tally()
     faults: list[ImageError] = []
     with images.opened(target, overwrite=overwrite, inputs=inputs) as file:
-        if copied and all(found.values()) and all(nothing):  # nothing is decoded and encoded for nothing
-            sequence.copy(file)
-            said = dict.fromkeys([counted(sequence.count, sequence.words), *map(str, nothing)])
-            return Outcome("unchanged", note="; ".join(said))
+        if copied and all(found.values()) and all(finding.nothing for finding in findings):
+            sequence.copy(file)  # nothing is decoded and encoded for nothing
+            said = [restorer.left(list(needs.values())) for needs in found.values()]
+            return Outcome("unchanged", note="; ".join(dict.fromkeys([counted(sequence.count, sequence.words), *said])))
         with closing(sequence.writer(file, suffix, strip_metadata=strip_metadata)) as writer:
             for frame in _to_the_fault(sequence, faults):
                 case = replace(case_of(frame.picture, restorer.task, restorer.pattern), gain=frame.gain)

@@ -128,11 +128,11 @@ def test_what_is_left_out_is_counted_and_named() -> None:
     assert [row["input"] for row in report["files"]] == ["in/a.png", "in/c.jfif"]
     assert {of["why"]: of["count"] for of in report["left_out"]} == {
         "files of other kinds": 3,
-        "camera raw files, which `dagl demosaic` takes": 1,
+        "camera raw files, which `dagl restore` takes": 1,
     }
     _, stderr = dagl("dejpeg", "in")
     assert "Left out: 3 files of other kinds, such as in/b.psd\n" in stderr
-    assert "Left out: 1 camera raw file, which `dagl demosaic` takes, such as in/d.nef\n" in stderr
+    assert "Left out: 1 camera raw file, which `dagl restore` takes, such as in/d.nef\n" in stderr
     assert stderr.endswith("2 skipped\n")
     (Path("in") / "a.png").unlink()
     (Path("in") / "c.jfif").unlink()

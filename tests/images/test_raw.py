@@ -473,6 +473,12 @@ def test_the_noise_of_a_mosaic_is_estimated(tmp_path: Path) -> None:
     assert found is not None
     np.testing.assert_allclose(found[..., 0], shot * noisy.gains, rtol=0.4)
     assert estimated_profile(noisy.mosaic[:36, :36], noisy.pattern, noisy.gains) is None
+    light = 0.01 * np.ones((240, 320))  # a night: the noise reaches below black, where files are cut off
+    dark = light + np.random.default_rng(1).standard_normal(light.shape) * np.sqrt(0.01 * light + typical_read(0.01))
+    assert 0.05 < (dark <= 0).mean() < 0.6
+    found = estimated_profile(srgb_encode(dark.clip(0, 1)).astype(np.float32), "RGGB", np.ones((2, 2)))
+    assert found is not None
+    np.testing.assert_allclose(found[..., 0], 0.01, rtol=0.4)
     even = estimated_profile(np.full((96, 96), 0.5, np.float32), "RGGB", np.ones((2, 2)))
     assert even is not None
     assert even[..., 0].max() < 1e-7, "no noise"
@@ -502,7 +508,7 @@ def test_raw_files_are_restored_at_the_level_of_their_profile(tmp_path: Path, mo
     assert np.abs(pictures["none"] - pictures["plain"]).max() < 1e-4, "strength 0: only demosaiced"
     assert np.abs(pictures["out"] - pictures["plain"]).max() > 0.01
     tiny_file = saved(tmp_path / "c.dng", dng(exposed(scene(36, 36))))
-    assert "too small to find noise in" in str(FileRestorer("restore")(tiny_file, tmp_path / "c.tif").note)
+    assert "too small or too dark to find noise in" in str(FileRestorer("restore")(tiny_file, tmp_path / "c.tif").note)
 
 
 @pytest.mark.parametrize("more", [(51041, "d", 2, (float("nan"), 0.0), True), (51041, "s", 0, "no numbers", True)])

@@ -10,7 +10,7 @@ from helpers import ROOT, saved, tiny
 from PIL import Image
 
 from dagl_cli.config import TASKS, Options
-from dagl_cli.errors import DaglError, UsageError
+from dagl_cli.errors import DaglError, UsageError, WeightsError
 from dagl_cli.restoring import estimate, guard
 from dagl_cli.restoring.file import FileRestorer
 from dagl_cli.restoring.noise import Noise
@@ -180,3 +180,37 @@ def test_bytes_of_a_picture_are_treated_as_files_are(monkeypatch: pytest.MonkeyP
     buffer, result = io.BytesIO(), io.BytesIO()
     Image.fromarray(photo()).save(buffer, "PNG")
     assert FileRestorer("restore")(buffer.getvalue(), result, name="stdin").model == "real-color"
+
+
+def test_restore_takes_a_model_for_the_step_that_it_is_made_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured(monkeypatch, 0.0, 0.0, white=9.0)
+    noisy, other = (
+        write(tmp_path / "noisy.png", photo()),
+        saved(tmp_path / "other.safetensors", tiny("denoise", 3, 0.2)),
+    )
+    monkeypatch.setattr(estimate, "jpeg_blockiness", lambda pixels: 0.0)
+    outcome = FileRestorer("restore", model=str(other))(noisy, tmp_path / "a.png")
+    assert outcome.model == "other"
+    compressed = write(tmp_path / "a.jpg", photo(), quality=30)
+    assert FileRestorer("restore", model=str(other))(compressed, tmp_path / "b.png").model == "dejpeg-color + other"
+    with pytest.raises(WeightsError, match="`model` nothing: no such file or bundled model"):
+        FileRestorer("restore", model="nothing")(noisy, tmp_path / "c.png")
+
+
+def test_restore_names_no_flags_of_other_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured(monkeypatch, 0.0, 0.0)
+    monkeypatch.setattr(estimate, "jpeg_blockiness", lambda pixels: 0.0)
+    clean = write(tmp_path / "clean.png", photo())
+    outcome = FileRestorer("restore")(clean, tmp_path / "a.png")
+    assert (outcome.status, outcome.note) == ("unchanged", "no JPEG blocks found, no noise found: left as it is")
+    assert FileRestorer("restore").examine(clean, tmp_path / "b.png").note == outcome.note
+
+
+def test_an_ordinary_picture_is_one_whatever_its_orientation(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    turned = write(tmp_path / "turned.jpg", photo(), exif=exif)
+    with pytest.raises(DaglError, match="an ordinary picture, not a Bayer mosaic: `dagl restore`"):
+        FileRestorer("demosaic")(turned, tmp_path / "a.png")

@@ -101,6 +101,18 @@ def test_a_mosaic_is_known_by_its_zeros_or_its_steps(pattern: str) -> None:
     assert guard.mosaic(mosaic).nothing is None
 
 
+@pytest.mark.parametrize("blur", [0.3, 0.4])
+def test_a_dither_is_no_mosaic(blur: float) -> None:
+    """Its dots alternate as a mosaic's samples do, but none of the four places of a cell is alike another."""
+    with Image.open(PHOTO) as image:
+        dots = np.asarray(image.convert("L").resize((200, 150)).convert("1"), np.float32)
+    soft = scipy.ndimage.gaussian_filter(dots, blur)[..., None]
+    noisy = (0.4 + 0.2 * soft + np.random.default_rng(0).normal(0, 0.01, soft.shape)).astype(np.float32)
+    for pixels in (soft, noisy):
+        assert kind.steps(pixels[..., 0]) > kind.MOSAIC_STEPS
+        assert kind.mosaic_pattern(pixels) is None
+
+
 def test_ordinary_pictures_are_not_to_be_demosaiced() -> None:
     photo = pixels_of(PHOTO)
     for pixels in (photo, photo.mean(-1, keepdims=True), photo.mean(-1, keepdims=True).repeat(3, -1)):

@@ -45,7 +45,7 @@ def test_the_level_and_the_correlation_of_added_noise(rms: float, blur: float) -
 def test_the_kinds_are_told_apart() -> None:
     assert guard.noise(noisy(8.0, 0.9)).task == "real"
     assert guard.noise(noisy(15.0, 0.0)).task == "denoise"
-    assert guard.noise(in_file(photo())).nothing == "no noise found: left as it is; `sigma` decides otherwise"
+    assert guard.noise(in_file(photo())).left == "no noise found: left as it is; `sigma` decides otherwise"
     assert guard.camera_noise(in_file(photo())).nothing
 
 
@@ -57,6 +57,15 @@ def test_even_pictures_have_none(shape: tuple[int, int, int], value: float) -> N
     assert found.likelihood < guard.LIKELY_AT_HIGH_ISO
 
 
+def test_noise_that_all_colours_have_in_common() -> None:
+    """Editors' monochromatic noise: the Gaussian model would take most of it for the picture."""
+    common = np.random.default_rng(0).standard_normal((*photo().shape[:2], 1)) * 12 / 255
+    found = guard.noise(in_file(photo() + common))
+    assert (found.task, found.note) == ("real", "white noise, the same in all colours")
+    assert found.sigma == pytest.approx(12, rel=0.2)
+    assert guard.noise(in_file((photo() + common).mean(-1, keepdims=True))).task == "denoise", "gray: there is one"
+
+
 def test_what_is_said_is_so() -> None:
     """Of noise beyond what the models were trained on, and of white noise under `--real`."""
     assert "more than the model was made for" in (guard.noise(noisy(35.0, 1.0)).note or "")
@@ -64,6 +73,7 @@ def test_what_is_said_is_so() -> None:
     white = guard.camera_noise(noisy(15.0, 0.0))
     assert white.note == "taken for camera noise, as was asked"
     assert white.sigma == pytest.approx(15, rel=0.2)
+    assert guard.camera_noise(noisy(15.0, 0.0), asked=False).note == "taken for camera noise"
 
 
 def test_too_small_to_be_measured() -> None:
