@@ -264,7 +264,9 @@ def model_config(variant: str, task: str, channels: int) -> ModelConfig:
         raise UsageError(f"`task` {task} has no model for {channels} channel(s): choose colour, 3 (`channels`)")
     blocks = 32 if (variant, task) == ("paper", "demosaic") else VARIANTS[variant].blocks
     shape = replace(VARIANTS[variant], task=task, channels=channels, blocks=blocks, noise_map=TASKS[task].noise_map)
-    return replace(shape, values=_LEARNED) if shape.on_pilot and not shape.of_noise else shape
+    if not shape.on_pilot or task == "denoise":  # white noise is the same everywhere, and the gate says all of it
+        return shape
+    return replace(shape, values=_LEARNED, local_noise=task == "real")
 
 
 def variant_of(config: ModelConfig) -> str | None:
@@ -288,7 +290,7 @@ class Options:
     """What runs the network, one of `BACKENDS`; 'auto' is OpenVINO on CPUs where it is installed, faster, and worth its
     start, else torch."""
     threads: int | None = None
-    """CPU threads of the whole process; None: what torch takes."""
+    """CPU threads of the whole process, no more than there are processors; None: what torch takes."""
     tile: int | None = None
     """Largest side of the tiles in pixels; None: what the model advises (`ModelConfig.tile`)."""
     overlap: int | None = None

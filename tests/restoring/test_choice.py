@@ -42,8 +42,10 @@ def write(path: Path, levels: np.ndarray, **options: object) -> Path:
     return path
 
 
-def measured(monkeypatch: pytest.MonkeyPatch, rms: float, correlation: float, white: float = 0.2) -> None:
-    monkeypatch.setattr(guard, "measure", lambda pixels: Noise(rms, correlation, float(rms > 1)))
+def measured(
+    monkeypatch: pytest.MonkeyPatch, rms: float, correlation: float, white: float = 0.2, likelihood: float = 1.0
+) -> None:
+    monkeypatch.setattr(guard, "measure", lambda pixels: Noise(rms, correlation, likelihood * (rms > 1)))
     monkeypatch.setattr(estimate, "estimate_sigma", lambda pixels: white)
 
 
@@ -57,7 +59,14 @@ def added(source: Path, target: Path) -> int:
     [
         (6.0, 0.6, 0.5, SHIFTS["real"], "camera noise"),
         (6.0, 0.05, 6.0, SHIFTS["denoise"], "white noise"),
-        (6.0, 0.6, 5.0, SHIFTS["denoise"], "white noise"),  # an estimate for white noise finds nearly all of it
+        (6.0, 0.3, 2.0, SHIFTS["real"], "camera noise"),  # less correlated, but sure
+        (
+            6.0,
+            0.6,
+            5.0,
+            SHIFTS["denoise"],
+            "taken for white noise",
+        ),  # an estimate for white noise finds nearly all of it
         (0.8, 0.6, 0.3, 0, "no noise found"),
     ],
 )
@@ -80,7 +89,7 @@ def test_denoise_tells_the_kinds_of_noise_apart(
 
 
 def test_an_iso_setting_makes_a_camera_s_noise_likelier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    measured(monkeypatch, 6.0, 0.3, 3.0)
+    measured(monkeypatch, 6.0, 0.3, 3.0, likelihood=0.6)
     exif = Image.Exif()
     exif[272] = "camera"
     exif.get_ifd(34665)[34855] = 3200

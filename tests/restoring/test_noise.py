@@ -54,7 +54,7 @@ def test_the_kinds_are_told_apart() -> None:
 def test_even_pictures_have_none(shape: tuple[int, int, int], value: float) -> None:
     found = noise.measure(np.full(shape, value, np.float32))
     assert found is not None
-    assert found.likelihood < guard.LIKELY_AT_HIGH_ISO
+    assert found.likelihood < guard.LIMITS_AT_HIGH_ISO[0][0]
 
 
 def test_noise_that_all_colours_have_in_common() -> None:

@@ -268,15 +268,21 @@ def main() -> None:
     parser.add_argument("photos", type=Path)
     parser.add_argument("--output", type=Path, default=Path("noise.safetensors"))
     parser.add_argument("--model", type=Path, default=weights.folder() / f"{NETWORK}.safetensors")
+    parser.add_argument("--judge", type=Path, help="judge the networks in this file, and train none")
     parser.add_argument("--limit", type=int, help="photos, of those trained on and of those held out")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     denoiser, _ = weights.load(arguments.model)
     paths = sorted(path for path in arguments.photos.iterdir() if images.is_image_path(path))
     training, held_out = hold_out(paths, one_in=8)
-    data = examples(training[: arguments.limit], SHARES, denoiser, np.random.default_rng(1))
-    meter = trained(data)
+    if arguments.judge:
+        meter = NoiseMeter()
+        meter.load_state_dict(safetensors.torch.load_file(arguments.judge))
+    else:
+        meter = trained(examples(training[: arguments.limit], SHARES, denoiser, np.random.default_rng(1)))
     judge(meter, examples(held_out[: arguments.limit], HELD_OUT_SHARES, denoiser, np.random.default_rng(2)))
+    if arguments.judge:
+        return
     safetensors.torch.save_file({k: v.contiguous() for k, v in meter.state_dict().items()}, arguments.output)
 
 
