@@ -253,16 +253,17 @@ class Restorer:
         return float((exact - quick).abs().flatten().quantile(0.999))
 
     def _sample(self, side: int) -> tuple[Tensor, float | None]:
-        """A noisy picture of edges and waves, (1, C, side, side), and its level."""
+        """A noisy picture of edges and waves, (1, C, side, side), and its level: one that the task's pictures have."""
+        level = 10.0 if self.config.task == "real" else 25.0
         y, x = torch.meshgrid(*(torch.linspace(-1, 1, side, dtype=torch.float32),) * 2, indexing="ij")
         picture = 0.5 + 0.2 * torch.sin(40 * x * y) + 0.25 * torch.sign(x + 0.3 * y) * (y > 0)
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(1, self.config.channels, side, side, generator=generator, dtype=torch.float32)
-        noisy = picture + noise * 25 / 255
+        noisy = picture + noise * level / 255
         noisy = noisy.clamp(0, 1)
         if is_of_mosaics(self.config.task):
             noisy = bayer_mosaic(noisy, PAPER_PATTERN)
-        return noisy, 25.0 if self.config.noise_map else None
+        return noisy, level if self.config.noise_map else None
 
     def _alternative(self) -> OpenVINO | None:
         """OpenVINO, where it could run this network. Raises UsageError where it should, and could not."""
