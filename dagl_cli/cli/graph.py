@@ -67,7 +67,7 @@ def graph(
     from ..store import weights
 
     width, height = graphs.extent(max(1, len(given)))
-    images.check_target(images.Image(np.zeros((height, width, 3), np.float32)), output, overwrite=overwrite)
+    images.check_target(images.Image(np.broadcast_to(np.float32(0), (height, width, 3))), output, overwrite=overwrite)
     picture = images.read(path, max_pixels=max_pixels)
     file = weights.resolve(model, "denoise", 1, offline=offline)  # by default the gray denoiser
     network, _ = weights.load(file)

@@ -153,11 +153,10 @@ def _released(
         numbers.append(effective(alpha))
         for column in {column for down, column in wanted if down == row}:
             edges[row, column] = s[column].view(keys).float().cpu(), alpha[column].view(keys).float().cpu()
+    everywhere = torch.stack(numbers).cpu()
     for row, column in wanted:
         place = (row * stride - top) * cell, (column * stride - left) * cell
-        into.append(
-            Node(place, patch * cell, *edges[row, column], key_stride * cell, offset, torch.stack(numbers).cpu())
-        )
+        into.append(Node(place, patch * cell, *edges[row, column], key_stride * cell, offset, everywhere))
     return v.new_zeros(v.shape)
 
 

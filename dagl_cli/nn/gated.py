@@ -542,7 +542,9 @@ class GatedStage(nn.Module):
         right, bottom = (covering(side, self.graph.patch, self.graph.stride) - side for side in (width, height))
         images = (mirrored(image, right, bottom) for image in (noisy, pilot))
         levels = sigma.view(-1, 1, 1)
-        below = mirrored(features.to(noisy.dtype), *(-(-more // self.scale) for more in (right, bottom)))
+        below = None  # what the learned values and the nodes' own levels are made of, where there are any
+        if self.graph.values is not None or self.local is not None:
+            below = mirrored(features.to(noisy.dtype), *(-(-more // self.scale) for more in (right, bottom)))
         if self.local is not None:
             levels = levels * self.local(below)[:, 0].exp()  # (B, rows, columns)
         heads, nodes = self.graph(*images, levels, below)

@@ -247,7 +247,8 @@ def _picture(image: object) -> images.Image:
             remedy = ": take alpha off first" if len(shape) == 3 and shape[0] in (2, 4) else ""
             wanted = "a tensor must be (1, H, W) or (3, H, W), uint8 or float in [0, 1]"
             raise UsageError(f"{wanted}, not {shape} of {image.dtype}{remedy}")
-        pixels = image.detach().to("cpu", torch.float32).permute(1, 2, 0).numpy() / np.float32(255 if is_levels else 1)
+        pixels = image.detach().to("cpu", torch.float32).permute(1, 2, 0).numpy()
+        pixels = pixels / np.float32(255) if is_levels else pixels
     else:
         if len(shape) not in (2, 3) or (*shape, 1)[2] not in (1, 3):
             remedy = "take alpha off first" if len(shape) == 3 else "give several as a list"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -35,6 +36,7 @@ from .restorer import (
     Restorer,
     Warn,
     blended,
+    can_do,
     check_input,
     check_options,
     check_task,
@@ -262,10 +264,12 @@ class PictureRestorer:
         """The model that was given, where it is for this task: of the steps of 'restore' for the one it is made for."""
         if self.model is None or task == self.task:
             return self.model
-        if self.task != "restore":
-            return None
-        made_for = weights.describe(find_model("denoise", 3, self.model, offline=self.options.offline))[0].task
-        return self.model if made_for == task or {made_for, task} == {"denoise", "real"} else None
+        return self.model if self.task == "restore" and can_do(self._made_for, task) else None
+
+    @functools.cached_property
+    def _made_for(self) -> str:
+        """The task of the model that was given to 'restore'."""
+        return weights.describe(find_model("denoise", 3, self.model, offline=self.options.offline))[0].task
 
     def _options(self, task: str) -> Options:
         whole = is_of_mosaics(task) and self.task in ("restore", "raw")  # a blend is of pictures only

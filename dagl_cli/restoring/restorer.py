@@ -487,7 +487,12 @@ def find_model(
     return weights.resolve(wanted, task, channels, offline=offline, progress=fetching)
 
 
+def can_do(made_for: str, task: str) -> bool:
+    """Whether a model for one task can do another: those for white and for camera noise can."""
+    return made_for == task or {made_for, task} == {"denoise", "real"}
+
+
 def check_task(made_for: str, task: str, name: str) -> None:
-    """Raises UsageError unless a model for one task can do another: those for white and for camera noise can."""
-    if made_for != task and {made_for, task} != {"denoise", "real"}:
+    """Raises UsageError unless `can_do`."""
+    if not can_do(made_for, task):
         raise UsageError(f"`model` {name}: made for {made_for}, not for {task}: see `dagl weights list`")

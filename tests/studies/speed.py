@@ -263,6 +263,8 @@ def methods(folder: Path, checkpoints: list[Path], limit: int | None, plot: Path
     CPU seconds.
     """
     keep_freed_memory()
+    if checkpoints:
+        spandrel.install()
     threads = torch.get_num_threads()
     rows: list[tuple[str, str, float, float]] = []
     for name, (channels, models) in SETS.items():
@@ -279,8 +281,6 @@ def methods(folder: Path, checkpoints: list[Path], limit: int | None, plot: Path
         runs["NLM (scikit-image)"] = lambda x: peers.PEERS["nlm"].run(x, 25.0)
         if find_spec("cv2"):
             runs["fastNlMeans (OpenCV)"] = fast_nl_means
-        if checkpoints:
-            spandrel.install()
         for checkpoint in checkpoints if channels == 1 else ():
             other = peers.checkpoint(checkpoint, "denoise", 1)
             runs[checkpoint.stem] = lambda x, other=other: other.run(x, 25.0)
