@@ -25,7 +25,6 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import product
 from typing import Any, TypeVar
 
 import torch
@@ -45,6 +44,8 @@ LEAST = 1e-6
 """Of a gate, before its exponent."""
 CHUNK = 2**19
 """Numbers in the gathered patches of so many queries: they stay in the cache, and memory is bounded, a thread's."""
+MANY = 2**25
+"""The same where there is no such cache, but every operator has to be launched: on a GPU."""
 GROUP = 16
 """Keys of a window whose nearest stands for them in `largest`."""
 BLEND = 0.4
@@ -135,29 +136,33 @@ def search(embedded: Tensor, grid: Grid, count: int) -> Tensor:
     queries = embedded[:, :: grid.stride, :: grid.stride][:, :rows, :columns]
     lengths = torch.linalg.vector_norm(embedded, dim=-1).square() / -2
 
-    def found(image: int, down: int) -> Tensor:
-        """Of a row of blocks of an image, (its rows, columns, E)."""
+    def found(images: slice, down: int) -> Tensor:
+        """Of a row of blocks of some images, (I, its rows, columns, E)."""
         (top, bottom), parts = windows[0][down], []
         # column by column: the keys of each window lie together
-        band, offset = (plane[image, top:bottom].transpose(0, 1).contiguous() for plane in (embedded, lengths))
+        band, offset = (plane[images, top:bottom].transpose(1, 2).contiguous() for plane in (embedded, lengths))
         for across, (left, right) in enumerate(windows[1]):
             block = slice(down * BLOCK, (down + 1) * BLOCK), slice(across * BLOCK, (across + 1) * BLOCK)
-            asking, seen = queries[image][block], band[left:right]
+            asking, seen = queries[images, block[0], block[1]], band[:, left:right]
             # |q - k|² = |q|² - 2 (q k - |k|² / 2)
-            nearness = torch.addmm(offset[left:right].flatten(), asking.flatten(0, 1), seen.flatten(0, 1).T)
-            nearness = nearness.view(-1, *seen.shape[:2])
+            keys = seen.flatten(1, 2).mT
+            nearness = torch.baddbmm(offset[:, None, left:right].flatten(2), asking.flatten(1, 2), keys)
+            nearness = nearness.unflatten(2, seen.shape[1:3])
             # a node is always its own neighbour, however many others are the same
-            down_, across_ = (torch.arange(n, device=embedded.device) for n in asking.shape[:2])
+            down_, across_ = (torch.arange(n, device=embedded.device) for n in asking.shape[1:3])
             y, x = (n * grid.stride + part.start * grid.stride - first
                     for n, part, first in zip((down_, across_), block, (top, left)))  # fmt: skip
-            nearness.view(len(y), len(x), *seen.shape[:2])[down_[:, None], across_, x, y[:, None]] = math.inf
-            best = largest(nearness, count)
+            nearness.unflatten(1, asking.shape[1:3])[:, down_[:, None], across_, x, y[:, None]] = math.inf
+            best = largest(nearness.flatten(0, 1), count)
             best = (best % (bottom - top) + top) * grid.keys[1] + best // (bottom - top) + left
-            parts.append(best.view(*asking.shape[:2], count))
-        return torch.cat(parts, 1)
+            parts.append(best.view(*asking.shape[:3], count))
+        return torch.cat(parts, 2)
 
-    blocks = list(product(range(len(embedded)), range(len(windows[0]))))
-    return torch.cat(spread(found, blocks, embedded.device)).unflatten(0, (-1, rows))
+    # on a CPU one image after the other, so that a block's distances stay in the cache; elsewhere all of a batch
+    step = 1 if embedded.device.type == "cpu" else len(embedded)
+    starts, downs = range(0, len(embedded), step), range(len(windows[0]))
+    bands = spread(found, [(slice(i, i + step), down) for i in starts for down in downs], embedded.device)
+    return torch.cat([torch.cat(bands[i : i + len(downs)], 1) for i in range(0, len(bands), len(downs))])
 
 
 def spread(work: Callable[..., Result], parts: Sequence[tuple[Any, ...]], device: torch.device) -> list[Result]:
@@ -304,23 +309,24 @@ class GatedGraph(nn.Module):
         units of sigma² and the number of its neighbours, (B, rows, columns, K), and their values, (B, rows, columns,
         K, V).
         """
-        rows, columns, count = candidates.shape[1:]
-        step = max(1, CHUNK // (count * nodes[0].shape[1] * nodes[0].shape[-1]))
-        parts: list[tuple[Any, ...]] = []
-        for places, level, *planes in zip(candidates.flatten(1, 2), sigma.flatten(1)[..., None], *nodes):
-            own = (plane[:, :: self.stride, :: self.stride][:, :rows, :columns] for plane in planes[:2])
-            noisy, pilot = (part.permute(1, 2, 0, 3).flatten(2).flatten(0, 1) for part in own)  # (Q, C D)
-            parts += ((planes, *some) for some in zip(*(x.split(step) for x in (places, noisy, pilot, level))))
+        batch, rows, columns, count = candidates.shape
+        # the nodes of all images in one list: (C, B h, w, D), and places in it
+        planes = [plane.transpose(0, 1).flatten(1, 2) for plane in nodes]
+        first = torch.arange(batch, device=candidates.device) * (planes[0].shape[1] // batch * planes[0].shape[2])
+        places = (candidates + first.view(-1, 1, 1, 1)).flatten(0, 2)
+        own = (plane[:, :, :: self.stride, :: self.stride][:, :, :rows, :columns] for plane in nodes[:2])
+        noisy, pilot = (part.permute(0, 2, 3, 1, 4).flatten(3).flatten(0, 2) for part in own)  # (Q, C D)
 
-        def combined(
-            planes: list[Tensor], places: Tensor, noisy: Tensor, pilot: Tensor, level: Tensor
-        ) -> tuple[Tensor, ...]:
+        def combined(places: Tensor, noisy: Tensor, pilot: Tensor, level: Tensor) -> tuple[Tensor, ...]:
             near_noisy, near_pilot, near_values = (taken(plane, places) for plane in planes)  # (Q, E, C D), (Q, E, V)
             shift = near_pilot.sub_(pilot[:, None])
             return self.combine(near_noisy, shift, near_values, noisy, pilot, level)
 
+        most = CHUNK if candidates.device.type == "cpu" else MANY
+        step = max(1, most // (count * noisy.shape[1]))
+        parts = list(zip(*(x.split(step) for x in (places, noisy, pilot, sigma.reshape(-1, 1)))))
         chunks = spread(combined, parts, candidates.device)
-        return tuple(torch.cat(found).unflatten(0, (-1, rows, columns)) for found in zip(*chunks))
+        return tuple(torch.cat(found).unflatten(0, (batch, rows, columns)) for found in zip(*chunks))
 
     def combine(
         self, near: Tensor, shift: Tensor, values: Tensor, noisy: Tensor, pilot: Tensor, sigma: Tensor

@@ -99,17 +99,19 @@ def parity(device: torch.device, paper: DAGL, side: int) -> None:
                 print(f"| {name} | {apart} |", flush=True)
 
 
-def speed(device: torch.device, paper: DAGL, theirs: torch.nn.Module | None, size: int, repeat: int) -> None:
+def speed(
+    device: torch.device, paper: DAGL, theirs: torch.nn.Module | None, size: int, repeat: int, compiles: bool
+) -> None:  # fmt: skip
     """Seconds and memory of one gray image."""
     x, table = torch.rand(1, size, size), Table(f"{size}x{size} gray", device, size * size, repeat)
-    on_gpu = device.type == "cuda"  # compiling for a CPU takes minutes, and is not what is asked
+    on_gpu = device.type == "cuda"
     if theirs is not None:
         with torch.inference_mode():
             network = theirs.to(device)
             table.row("release, chop", lambda: tiling.chop(network, x, device=device))
             theirs.cpu()
     for precision in ("fp32", "bf16"):
-        for fused, compiled in ((False, False), (True, False), (True, True))[: None if on_gpu else 2]:
+        for fused, compiled in ((False, False), (True, False), (True, True))[: 2 + compiles]:
             restorer = Restorer(paper, Options(device=str(device), precision=precision))
             name = f"ours, paper, {precision}, {'kernel' if fused else 'torch'}{', compiled' if compiled else ''}"
             with kernel(fused):
@@ -119,7 +121,7 @@ def speed(device: torch.device, paper: DAGL, theirs: torch.nn.Module | None, siz
                 table.row(name, partial(restorer, x))
     for variant in ("dagl", "unet-deep"):
         model = DAGL(model_config(variant, "denoise", 1)).eval()
-        for compiled in (False, True)[: 1 + on_gpu]:
+        for compiled in (False, True)[: 1 + compiles]:
             restorer = Restorer(model, Options(device=str(device)))
             restorer(x, 25.0)
             if compiled:
@@ -137,11 +139,11 @@ def batches(device: torch.device, paper: DAGL, size: int, repeat: int) -> None:
         table.row(f"at most {most}", partial(restorer, x))
 
 
-def training(device: torch.device, crops: int, repeat: int) -> None:
+def training(device: torch.device, crops: int, repeat: int, compiles: bool) -> None:
     """One step of `dagl train --preset release`: forward, loss, backward, Adam."""
     table = Table(f"a step of {crops} crops of 64x64", device, crops * 64 * 64, repeat)
     for precision in (torch.float32, torch.bfloat16):
-        for compiled in (False, True)[: 1 + (device.type == "cuda")]:
+        for compiled in (False, True)[: 1 + compiles]:
             torch.manual_seed(0)
             model = DAGL(released_config("denoise")).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
@@ -166,8 +168,10 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512, 1024])
     parser.add_argument("--crops", type=int, default=32)
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--eager", action="store_true", help="compile nothing: that takes minutes")
     chosen = parser.parse_args()
     device = torch.device(chosen.device)
+    compiles = device.type == "cuda" and not chosen.eager  # for a CPU it is not what is asked
     torch.manual_seed(0)
     paper, theirs = DAGL(released_config("denoise")).eval(), None
     if chosen.release:
@@ -180,9 +184,9 @@ def main() -> None:
     print(f"{name}, torch {torch.__version__}")
     parity(device, paper, min(128, *chosen.sizes))
     for size in chosen.sizes:
-        speed(device, paper, theirs, size, chosen.repeat)
+        speed(device, paper, theirs, size, chosen.repeat, compiles)
     batches(device, paper, max(chosen.sizes), chosen.repeat)
-    training(device, chosen.crops, chosen.repeat)
+    training(device, chosen.crops, chosen.repeat, compiles)
 
 
 if __name__ == "__main__":
