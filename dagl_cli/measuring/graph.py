@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from ..config import BLOCK
 from ..errors import DaglError, UsageError
 from ..nn.attention import edge_weights, same_padding
-from ..nn.gated import QUIETEST, GatedGraph, GatedStage, Grid
+from ..nn.gated import QUIETEST, GatedGraph, GatedStage
 from ..nn.model import DAGL, MGFAM
+from ..nn.search import Grid
 
 SIDE = 288
 """Of a panel, in pixels."""

@@ -18,23 +18,15 @@ V numbers in a learned value.
 
 from __future__ import annotations
 
-import functools
 import math
-import os
-import threading
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from ..config import BLOCK
-
-Result = TypeVar("Result")
+from .search import Grid, search, spread
 
 QUIETEST = 1 / 255
 """Lower noise levels count as this one: distances and the gate are in units of the noise."""
@@ -46,8 +38,6 @@ CHUNK = 2**19
 """Numbers in the gathered patches of so many queries: they stay in the cache, and memory is bounded, a thread's."""
 MANY = 2**25
 """The same where there is no such cache, but every operator has to be launched: on a GPU."""
-GROUP = 16
-"""Keys of a window whose nearest stands for them in `largest`."""
 BLEND = 0.4
 """How far the result goes from the pilot to the heads' mean before anything is learned."""
 FARTHEST = 3.0
@@ -77,30 +67,6 @@ def rgb(x: Tensor) -> Tensor:
     return x if x.shape[1] == 1 else torch.einsum("oc,bohw->bchw", OPPONENT.to(x), x)
 
 
-@dataclass(frozen=True)
-class Grid:
-    """Where the nodes lie in an image: queries (rows, columns) every `stride` pixels, keys (h, w) at every pixel."""
-
-    queries: tuple[int, int]
-    keys: tuple[int, int]
-    stride: int
-    window: int
-
-    @classmethod
-    def of(cls, height: int, width: int, patch: int, stride: int, window: int) -> Grid:
-        rows, columns = ((side - patch) // stride + 1 for side in (height, width))
-        return cls((rows, columns), (height - patch + 1, width - patch + 1), stride, window)
-
-    def windows(self, axis: int) -> list[tuple[int, int]]:
-        """Of each block of queries: the first and the last row (axis 0) or column of the keys that it sees, around
-        it, but inside the image."""
-        side, keys = self.stride * BLOCK, self.keys[axis]
-        seen = min(self.window, keys)
-        middles = range((side - self.stride) // 2, self.queries[axis] * self.stride + side, side)
-        starts = [min(max(middle - seen // 2, 0), keys - seen) for middle in middles]
-        return [(start, start + seen) for start in starts[: -(-self.queries[axis] // BLOCK)]]
-
-
 def coefficients(image: Tensor, basis: Tensor) -> Tensor:
     """The DCT of every patch: (B, C, H, W) -> (B, C, h, w, D)."""
     size = math.isqrt(len(basis))
@@ -123,95 +89,6 @@ def fold(patches: Tensor, basis: Tensor, stride: int) -> Tensor:
     height, width = ((count - 1) * stride + size for count in patches.shape[1:3])
     pixels = (patches @ basis).flatten(1, 2).flatten(2).mT  # (B, N D, rows * columns)
     return F.fold(pixels, (height, width), size, stride=stride).flatten(0, 1)
-
-
-def search(embedded: Tensor, grid: Grid, count: int) -> Tensor:
-    """The candidates: the `count` nearest keys in each query's window, itself among them.
-
-    embedded: (B, h, w, D), compared by Euclidean distance. Returns (B, rows, columns, E) places, counted row by row.
-    """
-    rows, columns = grid.queries
-    windows = [grid.windows(axis) for axis in (0, 1)]
-    count = min(count, math.prod(stop - start for start, stop in (windows[0][0], windows[1][0])))
-    queries = embedded[:, :: grid.stride, :: grid.stride][:, :rows, :columns]
-    lengths = torch.linalg.vector_norm(embedded, dim=-1).square() / -2
-
-    def found(images: slice, down: int) -> Tensor:
-        """Of a row of blocks of some images, (I, its rows, columns, E)."""
-        (top, bottom), parts = windows[0][down], []
-        # column by column: the keys of each window lie together
-        band, offset = (plane[images, top:bottom].transpose(1, 2).contiguous() for plane in (embedded, lengths))
-        for across, (left, right) in enumerate(windows[1]):
-            block = slice(down * BLOCK, (down + 1) * BLOCK), slice(across * BLOCK, (across + 1) * BLOCK)
-            asking, seen = queries[images, block[0], block[1]], band[:, left:right]
-            # |q - k|² = |q|² - 2 (q k - |k|² / 2)
-            keys = seen.flatten(1, 2).mT
-            nearness = torch.baddbmm(offset[:, None, left:right].flatten(2), asking.flatten(1, 2), keys)
-            nearness = nearness.unflatten(2, seen.shape[1:3])
-            # a node is always its own neighbour, however many others are the same
-            down_, across_ = (torch.arange(n, device=embedded.device) for n in asking.shape[1:3])
-            y, x = (n * grid.stride + part.start * grid.stride - first
-                    for n, part, first in zip((down_, across_), block, (top, left)))  # fmt: skip
-            nearness.unflatten(1, asking.shape[1:3])[:, down_[:, None], across_, x, y[:, None]] = math.inf
-            best = largest(nearness.flatten(0, 1), count)
-            best = (best % (bottom - top) + top) * grid.keys[1] + best // (bottom - top) + left
-            parts.append(best.view(*asking.shape[:3], count))
-        return torch.cat(parts, 2)
-
-    # on a CPU one image after the other, so that a block's distances stay in the cache; elsewhere all of a batch
-    step = 1 if embedded.device.type == "cpu" else len(embedded)
-    starts, downs = range(0, len(embedded), step), range(len(windows[0]))
-    bands = spread(found, [(slice(i, i + step), down) for i in starts for down in downs], embedded.device)
-    return torch.cat([torch.cat(bands[i : i + len(downs)], 1) for i in range(0, len(bands), len(downs))])
-
-
-def spread(work: Callable[..., Result], parts: Sequence[tuple[Any, ...]], device: torch.device) -> list[Result]:
-    """[work(*part) for part in parts]. On a CPU as many threads as torch has do a part each, where no gradient is
-    wanted: the operators are too small to be done by several. Not where operators are exported or counted, which a
-    thread of its own would escape."""
-    threads, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
-    watched = torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None
-    if device.type != "cpu" or torch.is_grad_enabled() or watched or threads == 1 or len(parts) < 2:
-        return [work(*part) for part in parts]
-
-    def one(part: tuple[Any, ...]) -> Result:
-        with torch.inference_mode() if inference else torch.no_grad():
-            return work(*part)
-
-    return list(_pool(threads, os.getpid()).map(one, parts))
-
-
-@functools.cache
-def _pool(threads: int, process: int) -> ThreadPoolExecutor:
-    """So many threads, in each of which torch has one. process: the one whose they are, as a fork has none of them."""
-    ready = threading.Barrier(threads + 1)
-
-    def begin() -> None:
-        torch.set_num_threads(1)
-        ready.wait()
-
-    pool = ThreadPoolExecutor(threads)
-    for _ in range(threads):
-        pool.submit(begin)
-    ready.wait()
-    torch.set_num_threads(threads)  # what a thread sets for itself torch takes for all that begin later
-    return pool
-
-
-def largest(nearness: Tensor, count: int) -> Tensor:
-    """(Q, n, m) -> (Q, count), where the largest of each query lie, in the order of memory.
-
-    In two steps, for speed: they lie in those groups along n whose own largest are largest.
-    """
-    n, m = nearness.shape[1:]
-    flat = nearness.flatten(1)
-    if n % GROUP or flat.shape[1] // GROUP < count:
-        return flat.topk(count, -1, sorted=False).indices
-    groups = nearness.unflatten(1, (-1, GROUP)).amax(2).flatten(1).topk(count, -1, sorted=False).indices
-    first = (groups // m) * (GROUP * m) + groups % m
-    members = (first[..., None] + torch.arange(GROUP, device=flat.device) * m).flatten(1)
-    best = flat.gather(1, members).topk(count, -1, sorted=False).indices
-    return members.gather(1, best)
 
 
 class Values(nn.Module):

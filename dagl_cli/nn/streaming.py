@@ -21,6 +21,7 @@ nodes, `_chunk` for a chunk of images and heads, `streaming` chunk by chunk.
 
 from __future__ import annotations
 
+import functools
 from itertools import product
 from typing import Any
 
@@ -29,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .attention import SOFTMAX_SCALE, edge_weights, overlaps
-from .fused import fused, usable
+from .fused import faster, fused, usable
 
 
 def meetings(patch: int, stride: int) -> list[tuple[range, range]]:
@@ -54,11 +55,34 @@ def streaming(
 
     With gradients, similarities and weights are kept for the backward pass when those of all chunks take at most
     `keep` bytes, and are computed again there otherwise. Similarities have the dtype of gamma (float32 under autocast
-    too), the sums over values that of v. On GPUs and without gradients a Triton kernel does it, where there is one.
+    too), the sums over values that of v. On GPUs and without gradients Triton kernels do it, where they are faster.
     """
     needs_gradients = torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, gamma, beta))
-    if not needs_gradients and usable(v, graph):
+    if not needs_gradients and usable(v, graph) and _kernels_are_faster(v.dtype, v.device):
         return fused(q, k, v, gamma, beta, patch=patch, stride=stride, key_stride=key_stride)
+    return _by_torch(
+        q, k, v, gamma, beta, graph=graph, patch=patch, stride=stride, key_stride=key_stride,
+        budget=budget, keep=keep, needs_gradients=needs_gradients,
+    )  # fmt: skip
+
+
+_FASTER: dict[tuple[torch.dtype, torch.device], bool] = {}
+"""Whether the kernels are, as was measured once in this process."""
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _kernels_are_faster(dtype: torch.dtype, device: torch.device) -> bool:
+    if (dtype, device) not in _FASTER:
+        _FASTER[dtype, device] = faster(functools.partial(_by_torch, graph="released"), dtype, device)
+    return _FASTER[dtype, device]
+
+
+def _by_torch(
+    q: Tensor, k: Tensor, v: Tensor, gamma: Tensor, beta: Tensor, *,
+    graph: str, patch: int, stride: int, key_stride: int, budget: int | None = None, keep: int = 0,
+    needs_gradients: bool = False,
+) -> Tensor:  # fmt: skip
+    """`streaming` without kernels."""
     *batch, _, height, width = v.shape
     down, across = -(-height // stride), -(-width // stride)
     q, gamma, beta = (t.reshape(-1, down, across, *t.shape[3:]) for t in (q, gamma, beta))

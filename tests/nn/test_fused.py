@@ -1,14 +1,17 @@
 """The Triton kernels equal the equations. They run in Triton's interpreter, so no GPU is needed."""
 
+import importlib.util
 import os
 import subprocess
 import sys
-from importlib.util import find_spec
+import time
+from collections.abc import Callable
 
 import pytest
 import torch
 from helpers import ROOT
 
+from dagl_cli.nn import fused as module
 from dagl_cli.nn.fused import usable
 
 CHECK = """
@@ -40,7 +43,7 @@ print("equal")
 
 
 def test_the_kernels_equal_the_reference() -> None:
-    if find_spec("triton") is None:
+    if importlib.util.find_spec("triton") is None:
         pytest.skip("needs triton, which comes with torch for CUDA")
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     ran = subprocess.run([sys.executable, "-c", CHECK], env=environment, cwd=ROOT, capture_output=True, text=True)
@@ -49,3 +52,28 @@ def test_the_kernels_equal_the_reference() -> None:
 
 def test_without_a_gpu_torch_does_it() -> None:
     assert not usable(torch.zeros(1, 1, 2, 8, 8), "released")
+
+
+def test_kernels_that_are_slower_or_do_not_work_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: "triton")
+    calls: list[str] = []
+
+    def form(name: str, seconds: float) -> Callable[..., torch.Tensor]:
+        def run(*inputs: torch.Tensor, **shape: int) -> torch.Tensor:
+            calls.append(name)
+            time.sleep(seconds)
+            return inputs[0]
+
+        return run
+
+    for seconds, expected in ((0.0, True), (0.05, False)):
+        monkeypatch.setattr(module, "fused", form("kernels", seconds))
+        assert module.faster(form("torch", 0.02), torch.float16, torch.device("cpu"), tries=1) is expected
+    assert calls == ["kernels", "kernels", "torch", "torch"] * 2
+
+    def broken(*inputs: torch.Tensor, **shape: int) -> torch.Tensor:
+        raise RuntimeError("no C compiler")
+
+    monkeypatch.setattr(module, "fused", broken)
+    assert not module.faster(form("torch", 0), torch.float16, torch.device("cpu"))

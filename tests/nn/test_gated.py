@@ -17,20 +17,18 @@ from dagl_cli.nn import gated
 from dagl_cli.nn.gated import (
     GatedGraph,
     GatedStage,
-    Grid,
     Values,
     coefficients,
     covering,
     dct_basis,
     fold,
-    largest,
     mirrored,
     opponent,
     reference,
     rgb,
-    search,
 )  # fmt: skip
 from dagl_cli.nn.model import DAGL, compiled
+from dagl_cli.nn.search import Grid, spread
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPE: dict[str, Any] = dict(channels=1, heads=2, patch=8, stride=4, window=64, neighbours=5)
@@ -106,29 +104,6 @@ def test_colours_keep_their_noise() -> None:
     torch.testing.assert_close(opponent(x).square().sum(1), x.square().sum(1))
     gray = x[:, :1].expand(-1, 3, -1, -1)
     torch.testing.assert_close(opponent(gray)[:, 1:], torch.zeros(2, 2, 4, 5, dtype=torch.float64))
-
-
-def test_the_nearest_keys_of_a_window_are_found() -> None:
-    """A patch that comes again is found wherever it lies in the window; a node is always its own neighbour."""
-    torch.manual_seed(0)
-    image = torch.rand(1, 1, 72, 72)
-    image[..., 41:49, 37:45] = image[..., 16:24, 20:28]
-    nodes = coefficients(image, dct_basis(8).float())[:, 0]
-    grid = Grid.of(72, 72, 8, 4, 64)
-    found = search(nodes, grid, 2)
-    assert found.shape == (1, 17, 17, 2)
-    assert set(found[0, 4, 5].tolist()) == {16 * 65 + 20, 41 * 65 + 37}
-    own = (torch.arange(17)[:, None] * 4 * 65 + torch.arange(17) * 4)[None, ..., None]
-    assert bool((found == own).any(-1).all())
-    flat = search(torch.zeros(1, 65, 65, 64), grid, 3)
-    assert bool((flat == own).any(-1).all()), "however many others are the same"
-
-
-@pytest.mark.parametrize(("rows", "columns", "count"), [(64, 64, 16), (32, 5, 3), (16, 2, 9), (30, 7, 4), (3, 3, 9)])
-def test_largest_in_two_steps(rows: int, columns: int, count: int) -> None:
-    values = torch.randn(7, rows, columns)
-    expected = values.flatten(1).topk(count, -1).indices
-    torch.testing.assert_close(largest(values, count).sort(-1).values, expected.sort(-1).values)
 
 
 @torch.no_grad()
@@ -312,7 +287,7 @@ def test_threads_share_the_work_and_change_nothing(monkeypatch: pytest.MonkeyPat
         return threading.get_ident()
 
     with torch.inference_mode():
-        assert len(set(gated.spread(meet, [()] * 3, torch.device("cpu")))) == 3
+        assert len(set(spread(meet, [()] * 3, torch.device("cpu")))) == 3
     monkeypatch.undo()
     with ThreadPoolExecutor(1) as other:
         assert other.submit(torch.get_num_threads).result() == 3, "as torch was told, not as its threads were"
@@ -339,3 +314,16 @@ def test_a_network_in_another_precision_and_of_no_images(dtype: torch.dtype) -> 
     model = DAGL(config).to(dtype)
     assert model(torch.rand(1, 1, 20, 24, dtype=dtype)).dtype == dtype
     assert model(torch.rand(0, 1, 20, 24, dtype=dtype)).shape == (0, 1, 20, 24)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_on_a_device_of_its_own_nothing_is_left_on_the_cpu(channels: int) -> None:
+    """'meta' has no numbers, but refuses tensors of two devices as a GPU does."""
+    with torch.device("meta"):
+        graph = GatedGraph(**{**SHAPE, "channels": channels}, values=Values(4, 2, 2, 3, 8, 4))
+        noisy, pilot = (torch.rand(2, channels, 48, 72) for _ in range(2))
+        levels, features = torch.rand(2, 1, 1), torch.rand(2, 4, 24, 36)
+    images, maps = graph(noisy, pilot.requires_grad_(), levels, features)
+    (images.sum() + maps.sum()).backward()
+    assert images.shape == (2, 2, channels, 48, 72)
+    assert images.device.type == maps.device.type == "meta"

@@ -13,7 +13,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,8 +33,8 @@ from dagl_cli.store.release import convert_released, released_config
 
 
 def kernel(wanted: bool) -> AbstractContextManager[object]:
-    """With the Triton kernel, where it works, or without."""
-    return nullcontext() if wanted else patch("dagl_cli.nn.streaming.usable", lambda v, graph: False)
+    """With the Triton kernels, or without."""
+    return patch("dagl_cli.nn.streaming._kernels_are_faster", lambda dtype, device: wanted)
 
 
 def measured(device: torch.device, run: Callable[[], object], repeat: int) -> tuple[float, float]:

@@ -1,8 +1,9 @@
 """Trains the networks of `restoring.noise` on simulated pictures (`python tests/studies/noise_meter.py PHOTOS`).
 
-Of the crops a third gets camera noise (`camera.noisy_pair`); a fifth is photographed twice by a camera with a strong
-noise reduction of another kind (`shots`), and half of the mean square of the difference is the variance; of the rest a
-third gets white noise of 0.5 to 75 levels, and two thirds none: sharpened, or as a camera without noise saves it. Half
+Of the crops three tenths get camera noise (`camera.noisy_pair`); a fifth is photographed twice by a camera with a
+strong noise reduction of another kind (`shots`), and half of the mean square of the difference is the variance; a
+twelfth is photographed without noise reduction, as a raw converter has it; of the rest a third gets white noise of 0.5
+to 75 levels, and two thirds none: sharpened, or as a camera without noise saves it. Half
 of those are JPEGs. The label is the RMS of what was added; for pictures without noise it is 0 even when JPEG changed
 them. Photographs held out are judged, a third of their cameras with a noise reduction that was not trained on
 (non-local means); printed are the RMS found as a share of the true one, of noise of 2.5 to 14 levels, and which
@@ -35,9 +36,10 @@ from dagl_cli.training.photos import hold_out
 SIDE = 384
 STEPS = 1000
 YCC = torch.tensor(camera.RGB_TO_YCC)
-KINDS = ("camera", "bilateral", "wavelet", "non-local", "white", "none")
-SHARES = (0.34, 0.1, 0.1, 0.0, 0.16, 0.3)
-HELD_OUT_SHARES = (0.34, 0.1, 0.1, 0.1, 0.11, 0.25)
+KINDS = ("camera", "bilateral", "wavelet", "non-local", "unreduced", "white", "none")
+CAMERAS = KINDS[:5]
+SHARES = (0.3, 0.1, 0.1, 0.0, 0.08, 0.14, 0.28)
+HELD_OUT_SHARES = (0.3, 0.1, 0.1, 0.08, 0.08, 0.11, 0.23)
 PER_PHOTO = 6
 EVEN = 0.06
 """Share of the crops with white noise or none that are nearly even: a wall, the sky, a black frame."""
@@ -53,7 +55,10 @@ def example(scene: Tensor, kind: str, random: Random) -> tuple[Tensor, Tensor, f
             noisy = rounded(clean + float(random.uniform(0.4, 2.5)) * (noisy - clean))
         return noisy, clean, 1.0
     scene = camera.enlarged(scene, random)
-    if kind not in ("white", "none"):
+    if kind == "unreduced":
+        own = dataclasses.replace(strong(random), luma=(0.0,) * 3, chroma=(0.0,) * 3)
+        return *camera.photograph(scene, own, random), 1.0
+    if kind in CAMERAS:
         first, second = shots(scene, kind, random)
         if random.random() < 0.1:
             first, second = (rounded(gray(shot)) for shot in (first, second))
@@ -80,19 +85,23 @@ def example(scene: Tensor, kind: str, random: Random) -> tuple[Tensor, Tensor, f
     return picture, scene if kind == "white" else picture, 1.0
 
 
+def strong(random: Random) -> Camera:
+    """A camera and its settings at ISO 800 and more."""
+    shot = math.exp(random.uniform(math.log(2e-4), math.log(0.02)))
+    read = math.exp(2.18 * math.log(shot) + 1.2 + 0.26 * random.standard_normal())
+    return dataclasses.replace(Camera.random(random), shot=shot, read=read)
+
+
 def shots(scene: Tensor, kind: str, random: Random) -> tuple[Tensor, Tensor]:
     """Two photographs of a scene (3, H, W) by a camera that reduces noise much, and more where there is no edge.
 
     Their difference has twice the variance of either's noise, whatever the reduction did to the scene (as in Lehtinen
     et al., ICML 2018).
     """
-    shot = math.exp(random.uniform(math.log(2e-4), math.log(0.02)))
-    read = math.exp(2.18 * math.log(shot) + 1.2 + 0.26 * random.standard_normal())
-    own = Camera.random(random)
+    own = strong(random)
     plain = dataclasses.replace(
-        own, shot=shot, read=read, luma=(0.0,) * 3, chroma=(0.0,) * 3, sharpening=(1.0, 0.0),
-        scale=1.0, qualities=(), subsampling="4:4:4",
-    )  # fmt: skip
+        own, luma=(0.0,) * 3, chroma=(0.0,) * 3, sharpening=(1.0, 0.0), scale=1.0, qualities=(), subsampling="4:4:4"
+    )
     small = camera.resized(scene, (round(SIDE / own.scale), round(SIDE / own.scale))).clamp(0, 1)
     first, second = (camera.mixed(camera.photograph(small, plain, random)[0], YCC) for _ in range(2))
     reduce = reduction(kind, first, second, random)
@@ -247,7 +256,7 @@ def judge(meter: NoiseMeter, data: Examples) -> None:
     rms, true = (level.exp() - FLOOR).clamp(min=0).sqrt(), data.variance.sqrt()
     rows = zip(rms.tolist(), correlation.tolist(), logit.sigmoid().tolist(), data.white.tolist())
     taken = torch.tensor([guard.is_camera_noise(Noise(a, b, c), white, None) for a, b, c, white in rows])
-    for name, kinds in {**{name: (name,) for name in KINDS}, "cameras together": KINDS[:4]}.items():
+    for name, kinds in {**{name: (name,) for name in KINDS}, "cameras together": CAMERAS}.items():
         of = torch.isin(data.kind, torch.tensor([KINDS.index(kind) for kind in kinds]))
         of &= torch.tensor(name in ("white", "none")) | ((true > 2.5) & (true < 14) & (data.white < 0.8 * true))
         if not of.any():
