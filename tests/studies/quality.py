@@ -42,8 +42,9 @@ from dagl_cli.measuring.measure import Measurement, Procedure, measure, pair_shi
 from dagl_cli.measuring.methods import Method, Settings
 from dagl_cli.measuring.metrics import psnr
 from dagl_cli.nn import attention
-from dagl_cli.nn.gated import GatedGraph, GatedStage, Grid
+from dagl_cli.nn.gated import GatedGraph, GatedStage
 from dagl_cli.nn.model import MGFAM
+from dagl_cli.nn.search import Grid
 from dagl_cli.nn.streaming import streaming
 from dagl_cli.restoring import guard
 from dagl_cli.restoring.estimate import estimate_sigma
