@@ -40,7 +40,7 @@ CHEAP = {
 }  # fmt: skip
 OTHER_FLAGS = {
     "--check", "--megapixels", "--release", "--help", "--nproc-per-node", "--before", "--sides", "--files", "--rounds",
-    "--flags", "--checkpoint", "--plot",
+    "--flags", "--checkpoint", "--plot", "--repeat", "--eager",
 }  # fmt: skip
 """Of the studies, of ruff and torchrun."""
 ABSENT = re.compile(r"hub:|OWNER|\.dng|\.nef|card/|developed/|runs/|\.venv")

@@ -67,14 +67,14 @@ def streaming(
 
 
 _FASTER: dict[tuple[torch.dtype, torch.device], bool] = {}
-"""Whether the kernels are, as was measured once in this process."""
+"""Whether the kernels are, as was measured once in this process; not while a network is compiled, which comes later."""
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _kernels_are_faster(dtype: torch.dtype, device: torch.device) -> bool:
-    if (dtype, device) not in _FASTER:
-        _FASTER[dtype, device] = faster(functools.partial(_by_torch, graph="released"), dtype, device)
-    return _FASTER[dtype, device]
+    key = dtype, device
+    if key not in _FASTER and not torch.compiler.is_compiling():
+        _FASTER[key] = faster(functools.partial(_by_torch, graph="released"), dtype, device)
+    return _FASTER.get(key, False)
 
 
 def _by_torch(
