@@ -24,9 +24,7 @@ def usable(v: Tensor, graph: str) -> bool:
     return graph == "released" and v.is_cuda and v.dtype != torch.float64
 
 
-def faster(
-    torchs: Callable[..., Tensor], dtype: torch.dtype, device: torch.device, tries: int = 3
-) -> bool:  # fmt: skip
+def faster(torchs: Callable[..., Tensor], dtype: torch.dtype, device: torch.device, tries: int = 3) -> bool:
     """Whether the kernels work here, which takes a C compiler and a GPU that Triton knows, and take less time than
     `torchs`: where memory is slow for its arithmetic, and not on an H200. Measured on one head of 128x128 pixels."""
     if importlib.util.find_spec("triton") is None:

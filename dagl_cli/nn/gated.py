@@ -189,7 +189,7 @@ class GatedGraph(nn.Module):
         batch, rows, columns, count = candidates.shape
         # the nodes of all images in one list: (C, B h, w, D), and places in it
         planes = [plane.transpose(0, 1).flatten(1, 2) for plane in nodes]
-        first = torch.arange(batch, device=candidates.device) * (planes[0].shape[1] // batch * planes[0].shape[2])
+        first = torch.arange(batch, device=candidates.device) * (nodes[0].shape[2] * nodes[0].shape[3])
         places = (candidates + first.view(-1, 1, 1, 1)).flatten(0, 2)
         own = (plane[:, :, :: self.stride, :: self.stride][:, :, :rows, :columns] for plane in nodes[:2])
         noisy, pilot = (part.permute(0, 2, 3, 1, 4).flatten(3).flatten(0, 2) for part in own)  # (Q, C D)

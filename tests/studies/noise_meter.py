@@ -3,11 +3,11 @@
 Of the crops three tenths get camera noise (`camera.noisy_pair`); a fifth is photographed twice by a camera with a
 strong noise reduction of another kind (`shots`), and half of the mean square of the difference is the variance; a
 twelfth is photographed without noise reduction, as a raw converter has it; of the rest a third gets white noise of 0.5
-to 75 levels, and two thirds none: sharpened, or as a camera without noise saves it. Half
-of those are JPEGs. The label is the RMS of what was added; for pictures without noise it is 0 even when JPEG changed
-them. Photographs held out are judged, a third of their cameras with a noise reduction that was not trained on
-(non-local means); printed are the RMS found as a share of the true one, of noise of 2.5 to 14 levels, and which
-pictures are taken for such with a camera's noise.
+to 75 levels, and two thirds none: sharpened, or as a camera without noise saves it. Half of those are JPEGs. The label
+is the RMS of what was added; for pictures without noise it is 0 even when JPEG changed them. Photographs held out are
+judged, three in ten of those with a strong noise reduction with one that was not trained on (non-local means); printed
+are the RMS found as a share of the true one, of noise of 2.5 to 14 levels, and which pictures are taken for such with
+a camera's noise.
 """
 
 from __future__ import annotations
