@@ -23,6 +23,8 @@ from torch import Tensor
 from ..config import BAYER_PATTERNS, PAPER_PATTERN
 from ..degrade import bayer_masks, jpeg
 from ..images.colour import srgb_decode, srgb_encode
+from . import noise_reduction
+from .noise_reduction import blur, deviation, pyramid
 
 Random = np.random.Generator
 
@@ -70,10 +72,12 @@ class Camera:
     """The camera's noise reduction: which share of luma noise it takes from three bands, each twice as coarse."""
     chroma: tuple[float, float, float]
     """The same for the colour differences, where cameras take more."""
+    reduction: str
+    """How it finds the noise: a function of `noise_reduction`, 'bands', 'wavelet', 'bilateral' or 'non-local'."""
     radius: float
-    """Of the finest band, in pixels."""
+    """Of the finest band, in pixels; a third of the squares that the last two search."""
     threshold: float
-    """In noise deviations: weaker detail is taken for noise."""
+    """In noise deviations: weaker detail is taken for noise; a third of it for all but bands."""
     sharpening: tuple[float, float]
     """Radius in pixels and amount of the unsharp mask."""
     scale: float
@@ -117,6 +121,7 @@ class Camera:
             tone=uniform(0, 1) if random.random() < 0.6 else 0.0,
             luma=(fine, fine * uniform(0.4, 1), fine * uniform(0, 0.8)),
             chroma=(colour, colour * uniform(0.5, 1), colour * uniform(0, 0.9)),
+            reduction=str(random.choice(("bands", "wavelet", "bilateral", "non-local"), p=(0.4, 0.2, 0.2, 0.2))),
             radius=uniform(0.8, 1.4),
             threshold=uniform(4, 10),
             sharpening=(uniform(0.7, 2), uniform(0, 0.8) if random.random() < 0.5 else 0.0),
@@ -240,28 +245,24 @@ SPREAD = torch.stack([_kernel([[1, 2, 1], [2, 4, 2], [1, 2, 1]], 4)] * 2)[:, Non
 
 
 def reduce_noise(picture: Tensor, camera: Camera) -> Tensor:
-    """The camera's own noise reduction: bands of detail are attenuated where they hold little more than noise.
-
-    picture: (2, 3, H, W), noisy and clean. What is attenuated is decided on the noisy one and done to both, as in the
-    mean of many shots. Bands: differences of Gaussians. A band's gain is 1 - share * exp(-excess / threshold²), where
-    excess is its local energy beyond its noise's, in units of it, as in Lee's filter (IEEE TPAMI 1980); cameras know
-    their noise from calibration.
-    """
+    """The camera's own noise reduction. picture: (2, 3, H, W), noisy and clean; what it takes is done to both."""
     if not any(camera.luma + camera.chroma):
         return picture
     ycc = torch.tensor(RGB_TO_YCC)
-    smooth = mixed(picture, ycc)
-    result = torch.zeros_like(smooth)
-    for band in range(3):
-        coarser = blur(smooth, camera.radius * 2**band)
-        detail = smooth - coarser
-        noise = (detail[0] - detail[1]).square().mean((-2, -1), keepdim=True) + 1e-9  # (3, 1, 1)
-        share = torch.tensor([camera.luma[band], camera.chroma[band], camera.chroma[band]]).view(3, 1, 1)
-        energy = blur(detail[0].square(), 1.5)  # (3, H, W)
-        excess = (energy / noise - 1).clamp(min=0)
-        result += detail * (1 - share * torch.exp(-excess / camera.threshold**2))
-        smooth = coarser
-    return mixed(result + smooth, torch.linalg.inv(ycc)).clamp(0, 1)
+    picture = mixed(picture, ycc)
+    guide, noise = picture[0], picture[0] - picture[1]
+    shares = torch.tensor([camera.luma, camera.chroma, camera.chroma]).T.view(3, 3, 1, 1)  # of each band
+    strength = camera.threshold / 3 * torch.tensor([1, 1.5, 1.5]).view(3, 1, 1)
+    if camera.reduction == "bands":
+        picture = noise_reduction.bands(picture, guide, noise, shares, camera.radius, camera.threshold)
+    elif camera.reduction == "wavelet":
+        limits = [share * strength * deviation(band) for share, band in zip(shares, pyramid(noise))]
+        picture = noise_reduction.wavelet(picture, guide, limits)
+    else:
+        means = noise_reduction.bilateral if camera.reduction == "bilateral" else noise_reduction.non_local
+        reduced = means(picture, guide, deviation(noise), strength, round(3 * camera.radius))
+        picture = picture.lerp(reduced, shares[0])
+    return mixed(picture, torch.linalg.inv(ycc)).clamp(0, 1)
 
 
 def saved(
@@ -288,8 +289,9 @@ def filtered_noise(clean: Tensor, random: Random) -> tuple[Tensor, Tensor]:
     """(noisy, clean): noise of the statistics that finished photographs show, without a camera; 8 bits.
 
     clean: (3, H, W). The sum of two white noises, blurred by 0.45 to 0.95 and by 1.8 to 3.5 pixels; part of it common
-    to the channels, unequal channels, stronger or weaker where it is dark, 1.2 to 14 levels; half of the files are
-    JPEGs of quality 85 to 100. The ranges surround those measured on the 15 pairs of CC15 (Nam et al., CVPR 2016).
+    to the channels, unequal channels, stronger or weaker where it is dark, half of the time stronger near edges, where
+    cameras reduce less; 1.2 to 14 levels; half of the files are JPEGs of quality 85 to 100. The ranges surround those
+    measured on the 15 pairs of CC15 (Nam et al., CVPR 2016).
     """
     height, width = clean.shape[-2:]
     w, rho = random.uniform(0.05, 0.4), random.uniform(0.1, 0.7)
@@ -303,6 +305,9 @@ def filtered_noise(clean: Tensor, random: Random) -> tuple[Tensor, Tensor]:
     noise *= torch.from_numpy(random.uniform(0.75, 1.3, (3, 1, 1)).astype(np.float32))
     brightness = F.avg_pool2d(F.pad(clean.mean(0, keepdim=True)[None], (4, 4, 4, 4), mode="replicate"), 9, 1)[0]
     noise *= (brightness + 0.02) ** random.uniform(-0.35, 0.35)
+    if random.random() < 0.5:
+        detail = blur((clean - blur(clean, 2)).square().mean(0, keepdim=True), 3).sqrt()
+        noise *= (detail + 0.01) ** random.uniform(0, 0.35)
     level = math.exp(random.uniform(math.log(1.2), math.log(14))) / 255
     noise *= level / noise.square().mean().sqrt()
     qualities = (int(random.integers(85, 101)),) if random.random() < 0.5 else ()
@@ -312,12 +317,12 @@ def filtered_noise(clean: Tensor, random: Random) -> tuple[Tensor, Tensor]:
 def noisy_pair(scene: Tensor, random: Random) -> tuple[Tensor, Tensor]:
     """(noisy, clean) for training and validation, of a crop (1 or 3, H, W) of a photograph; 8 bits.
 
-    A fifth by `photograph`, the others by `filtered_noise`, for which 40 % are darkened. One in eight is gray, in three
+    Two fifths by `photograph`, the others by `filtered_noise`, for which 40 % are darkened. One in eight is gray, in three
     equal channels; those of gray models are all gray: the luma of both.
     """
     channels = len(scene)
     scene = enlarged(scene.expand(3, -1, -1), random)
-    if random.random() < 0.2:
+    if random.random() < 0.4:
         noisy, clean = photograph(scene, Camera.random(random), random)
     else:
         dark = random.uniform(0.2, 0.9) if random.random() < 0.4 else 1.0
@@ -335,21 +340,6 @@ def enlarged(scene: Tensor, random: Random) -> Tensor:
     rows, columns = round(height / zoom), round(width / zoom)
     top, left = random.integers(height - rows + 1), random.integers(width - columns + 1)
     return resized(scene[:, top : top + rows, left : left + columns], (height, width)).clamp(0, 1)
-
-
-def blur(x: Tensor, radius: float) -> Tensor:
-    """x (..., H, W) blurred by a Gaussian of that deviation in pixels; at the borders, over what is there."""
-    down, across = (_gaussian(size, radius) for size in x.shape[-2:])
-    return down @ x @ across.T  # as matrices: the fastest form for crops
-
-
-def _gaussian(size: int, radius: float) -> Tensor:
-    """(size, size): each row the weights of one pixel."""
-    places = torch.arange(size)
-    apart = places / radius
-    kernel = torch.where(apart < 4, torch.exp(-0.5 * apart.clamp(max=4) ** 2), 0)
-    weights = kernel[(places - places[:, None]).abs()]
-    return weights / weights.sum(1, keepdim=True)
 
 
 def _unit(x: Tensor) -> Tensor:
