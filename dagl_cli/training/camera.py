@@ -317,8 +317,8 @@ def filtered_noise(clean: Tensor, random: Random) -> tuple[Tensor, Tensor]:
 def noisy_pair(scene: Tensor, random: Random) -> tuple[Tensor, Tensor]:
     """(noisy, clean) for training and validation, of a crop (1 or 3, H, W) of a photograph; 8 bits.
 
-    Two fifths by `photograph`, the others by `filtered_noise`, for which 40 % are darkened. One in eight is gray, in three
-    equal channels; those of gray models are all gray: the luma of both.
+    Two fifths by `photograph`, the others by `filtered_noise`, for which 40 % are darkened. One in eight is gray, in
+    three equal channels; those of gray models are all gray: the luma of both.
     """
     channels = len(scene)
     scene = enlarged(scene.expand(3, -1, -1), random)

@@ -1,8 +1,8 @@
-"""A camera's own noise reduction, four ways. What each leaves is coarser than what it was given, and more near edges.
+"""A camera's own noise reduction, four ways: what each leaves is coarser than what it was given, and more near edges.
 
-Pictures are luma and colour differences, (..., 3, H, W). What is taken from a picture is decided on a `guide` (3, H, W):
-the noisy picture itself. Done to a picture without noise too, as in the mean of many shots, it says what the camera
-would have saved without noise.
+Pictures are luma and colour differences, (..., 3, H, W). What is taken from a picture is decided on a `guide`,
+(3, H, W): the noisy picture itself. Done to a picture without noise too, as in the mean of many shots, it says what the
+camera would have saved without noise.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +29,9 @@ from dagl_cli.nn.model import DAGL
 from dagl_cli.restoring import estimate, guard
 from dagl_cli.restoring.noise import FLOOR, LEAST, NETWORK, Noise, NoiseMeter, denoised, features, parts
 from dagl_cli.store import weights
-from dagl_cli.training import camera
-from dagl_cli.training.camera import LUMA, Camera, blur
+from dagl_cli.training import camera, noise_reduction
+from dagl_cli.training.camera import LUMA, Camera
+from dagl_cli.training.noise_reduction import blur, pyramid
 from dagl_cli.training.photos import hold_out
 
 SIDE = 384
@@ -121,58 +122,22 @@ def reduction(kind: str, first: Tensor, second: Tensor, random: Random) -> Reduc
     """A camera's noise reduction, which knows the noise of two shots (3, H, W), luma and colour differences."""
     local = random.random() < 0.7
 
-    def deviation(difference: Tensor) -> Tensor:
-        variance = difference.square() / 2
-        return (blur(variance, 12) if local else variance.mean((1, 2), keepdim=True)).sqrt() + 1e-3
+    def level(difference: Tensor) -> Tensor:
+        return noise_reduction.deviation(difference / math.sqrt(2), local)
 
     luma = random.uniform(1.2, 4)
     colours = luma * random.uniform(1, 2)
     strength = torch.tensor([luma, colours, colours]).view(3, 1, 1)
     if kind == "wavelet":
         bands = list(zip(pyramid(first), pyramid(second)))[: random.integers(2, 5)]
-        limits = [deviation(a - b) * strength * random.uniform(0.4, 1) for a, b in bands]
-        return lambda x: x - sum((d - shrunk(d, t) for d, t in zip(pyramid(x), limits)), torch.zeros_like(x))
-    noise, radius = (
-        deviation(first - second),
-        int(random.integers(2, 5) if kind == "bilateral" else random.integers(3, 6)),
-    )
-
-    def alike(x: Tensor, other: Tensor, apart: int) -> Tensor:
-        if kind == "bilateral":
-            return torch.exp(-(((other - x) / (strength * noise)) ** 2) / 2 - apart / (2 * (radius / 1.5) ** 2))
-        patches = F.avg_pool2d(F.pad(((other - x) / noise)[None].square(), (2,) * 4, mode="reflect"), 5, 1)[0]
-        return torch.exp(-(patches - 2).clamp(min=0) / (strength / 3) ** 2)
-
-    def mean(x: Tensor) -> Tensor:
-        total, weight = torch.zeros_like(x), torch.zeros_like(x)
-        for other, apart in around(x, radius):
-            share = alike(x, other, apart)
-            total, weight = total + share * other, weight + share
-        return total / weight
-
-    return mean
-
-
-def around(x: Tensor, radius: int) -> Iterator[tuple[Tensor, int]]:
-    """x (C, H, W) moved by each offset within a square, and the squares of the distances."""
-    height, width = x.shape[-2:]
-    padded = F.pad(x[None], (radius,) * 4, mode="reflect")[0]
-    for down in range(2 * radius + 1):
-        for right in range(2 * radius + 1):
-            apart = (down - radius) ** 2 + (right - radius) ** 2
-            yield padded[:, down : down + height, right : right + width], apart
-
-
-def pyramid(x: Tensor) -> Iterator[Tensor]:
-    """Four bands of detail, each twice as coarse."""
-    for band in range(4):
-        coarser = blur(x, 0.8 * 2**band)
-        yield x - coarser
-        x = coarser
-
-
-def shrunk(detail: Tensor, limit: Tensor) -> Tensor:
-    return detail.sign() * (detail.abs() - limit).clamp(min=0)
+        limits = [level(a - b) * strength * random.uniform(0.4, 1) for a, b in bands]
+        return lambda x: noise_reduction.wavelet(x, x, limits)
+    noise = level(first - second)
+    if kind == "bilateral":
+        radius = int(random.integers(2, 5))
+        return lambda x: noise_reduction.bilateral(x, x, noise, strength, radius)
+    radius = int(random.integers(3, 6))
+    return lambda x: noise_reduction.non_local(x, x, noise, strength, radius)
 
 
 def gray(x: Tensor) -> Tensor:
