@@ -1,13 +1,14 @@
 """Trains the networks of `restoring.noise` on simulated pictures (`python tests/studies/noise_meter.py PHOTOS`).
 
-Of the crops three tenths get camera noise (`camera.noisy_pair`); a fifth is photographed twice by a camera with a
-strong noise reduction of another kind (`shots`), and half of the mean square of the difference is the variance; a
-twelfth is photographed without noise reduction, as a raw converter has it; of the rest a third gets white noise of 0.5
-to 75 levels, and two thirds none: sharpened, or as a camera without noise saves it. Half of those are JPEGs. The label
-is the RMS of what was added; for pictures without noise it is 0 even when JPEG changed them. Photographs held out are
-judged, three in ten of those with a strong noise reduction with one that was not trained on (non-local means); printed
-are the RMS found as a share of the true one, of noise of 2.5 to 14 levels, and which pictures are taken for such with
-a camera's noise.
+Of the crops a quarter gets camera noise (`camera.noisy_pair`); a sixth is photographed twice by a camera with a strong
+noise reduction of another kind (`shots`), and half of the mean square of the difference is the variance; one in
+fourteen is photographed without noise reduction, as a raw converter has it; one in ten gets grain that all colours have
+in common, one in fourteen white noise that was then saved as a JPEG of quality 30 to 90. Of the rest a third gets white
+noise of 0.5 to 75 levels, and two thirds none: sharpened, or as a camera without noise saves it; half of those are
+JPEGs. The label is the RMS of what was added; for pictures without noise it is 0 even when JPEG changed them.
+Photographs held out are judged, three in ten of those with a strong noise reduction with one that was not trained on
+(non-local means); printed are the RMS found as a share of the true one, of noise of 2.5 to 14 levels, and which
+pictures are taken for such with a camera's noise.
 """
 
 from __future__ import annotations
@@ -37,11 +38,12 @@ from dagl_cli.training.photos import hold_out
 SIDE = 384
 STEPS = 1000
 YCC = torch.tensor(camera.RGB_TO_YCC)
-KINDS = ("camera", "bilateral", "wavelet", "non-local", "unreduced", "white", "none")
-CAMERAS = KINDS[:5]
-SHARES = (0.3, 0.1, 0.1, 0.0, 0.08, 0.14, 0.28)
-HELD_OUT_SHARES = (0.3, 0.1, 0.1, 0.08, 0.08, 0.11, 0.23)
-PER_PHOTO = 6
+KINDS = ("camera", "bilateral", "wavelet", "non-local", "unreduced", "grain", "saved", "white", "none")
+CAMERAS = KINDS[:7]
+SHARES = (0.26, 0.08, 0.08, 0.0, 0.07, 0.1, 0.07, 0.12, 0.22)
+HELD_OUT_SHARES = (0.25, 0.07, 0.07, 0.06, 0.07, 0.1, 0.07, 0.11, 0.2)
+SAMPLINGS = ("4:2:0", "4:4:4")
+PER_PHOTO = 7
 EVEN = 0.06
 """Share of the crops with white noise or none that are nearly even: a wall, the sky, a black frame."""
 Random = np.random.Generator
@@ -59,6 +61,13 @@ def example(scene: Tensor, kind: str, random: Random) -> tuple[Tensor, Tensor, f
     if kind == "unreduced":
         own = dataclasses.replace(strong(random), luma=(0.0,) * 3, chroma=(0.0,) * 3)
         return *camera.photograph(scene, own, random), 1.0
+    if kind == "grain":
+        return *grainy(scene, random), 1.0
+    if kind == "saved":
+        level = math.exp(random.uniform(math.log(4), math.log(30))) / 255
+        white = torch.from_numpy(random.standard_normal((3, SIDE, SIDE), np.float32))
+        quality = int(random.integers(30, 91))
+        return *camera.saved((scene + level * white, scene), (quality,), str(random.choice(SAMPLINGS)), random), 1.0
     if kind in CAMERAS:
         first, second = shots(scene, kind, random)
         if random.random() < 0.1:
@@ -84,6 +93,17 @@ def example(scene: Tensor, kind: str, random: Random) -> tuple[Tensor, Tensor, f
         levels = (noisy * 255).round().byte().permute(1, 2, 0).numpy()
         picture = torch.from_numpy(degrade.jpeg(levels, quality).copy()).permute(2, 0, 1) / 255
     return picture, scene if kind == "white" else picture, 1.0
+
+
+def grainy(scene: Tensor, random: Random) -> tuple[Tensor, Tensor]:
+    """(noisy, clean): grain that all colours have in common, as of film and in photographs without colours."""
+    scene = gray(scene) if random.random() < 0.5 else scene
+    radius = random.uniform(0.4, 1.5)
+    noise = blur(torch.from_numpy(random.standard_normal((1, SIDE, SIDE), np.float32)), radius)
+    noise *= (gray(scene)[:1] + 0.02) ** random.uniform(-0.35, 0.35)
+    noise *= math.exp(random.uniform(math.log(1.5), math.log(16))) / 255 / noise.square().mean().sqrt()
+    qualities = (int(random.integers(80, 101)),) if random.random() < 0.5 else ()
+    return camera.saved((scene + noise, scene), qualities, str(random.choice(SAMPLINGS)), random)
 
 
 def strong(random: Random) -> Camera:
