@@ -16,6 +16,12 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 
+ROUGH = 2.5
+"""What neighbours differ by, in levels, where nothing is nearly even."""
+LEAST_BLOCKS = 4
+"""So many are looked at in any case."""
+
+
 def estimate_sigma(pixels: np.ndarray) -> float | None:
     """The level of white noise in an image, on the 0-255 scale; None for images with a side under 8 pixels.
 
@@ -28,8 +34,9 @@ def estimate_sigma(pixels: np.ndarray) -> float | None:
     error on Kodak24 (colour) and BSD68 (gray), clipped to 8 bit: 0.19 and 0.34 at sigma 5 (medians 0.12: a few images
     are texture all over), 0.19 and 0.34 at 10, 0.37 and 0.35 at 25, 0.53 and 0.55 at 50; not clipped about the same
     (`tests/studies/quality.py estimate`). Film grain and fine texture count as noise; correlated noise (cameras,
-    JPEG) is underestimated. Blocks that are perfectly even tell nothing (bars, burnt-out skies); drawings, pages and
-    screenshots, where the others are even in places too, have none.
+    JPEG) is underestimated. Blocks that are perfectly even tell nothing (bars, burnt-out skies), nor do those at their
+    rims, a part of which is even; drawings, pages and screenshots, where most of the others are even in places too,
+    have none.
     """
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     height, width, channels = pixels.shape
@@ -65,6 +72,10 @@ def _plane_sigma(plane: np.ndarray, side: int, spacing: int) -> float:
     black, white = (blocks(np.abs(plane - end) < 0.5 / 255).mean((1, 2))[told] for end in (0, 1))
     clipped = black + white
     usable = clipped <= max(0.6, np.quantile(clipped, 0.1))
+    # of a block at the rim of a frame, a bar or a caption a part is even and the rest is not even nearly
+    apart = (even[told] > 0.05) & (roughness[told] > (ROUGH / 255) ** 2 * (1 - even[told]))
+    if (usable & ~apart).sum() >= LEAST_BLOCKS:
+        usable &= ~apart
     variance = (variance_kept(black) * variance_kept(white))[usable]
     told = told[usable]
     flattest = np.argsort(roughness[told] / variance)
@@ -72,7 +83,7 @@ def _plane_sigma(plane: np.ndarray, side: int, spacing: int) -> float:
     patch = min(6, side // 4)
 
     def level(share: float) -> float:
-        few = flattest[: max(4, round(share * len(flattest)))]
+        few = flattest[: max(LEAST_BLOCKS, round(share * len(flattest)))]
         few = few[:: math.ceil(len(few) / 128)]
         corners = (spacing * place for place in divmod(told[few], per_row))
         some = sliding_window_view(plane, (side, side))[tuple(corners)]  # (n, side, side)

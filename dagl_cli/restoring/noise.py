@@ -96,7 +96,8 @@ def features(seen: np.ndarray, left: np.ndarray) -> np.ndarray:
     2 and 4. Then how much structure is left. Energies are logarithms of squared levels.
     """
     luma = blocks(_row(seen @ _YCC.T)[..., 0]).mean(1)
-    usable = (luma > 8) & (luma < 245)
+    varied = np.ptp(blocks(_row(seen).sum(-1)), 1) > 0  # frames, bars and captions tell nothing
+    usable = (luma > 8) & (luma < 245) & varied
     usable = usable if usable.mean() > 0.05 else np.ones_like(usable)
     found: list[float] = []
     for one in left:
@@ -124,7 +125,8 @@ def denoised(seen: np.ndarray, denoiser: DAGL) -> np.ndarray:
 
 
 def parts(pixels: np.ndarray) -> np.ndarray:
-    """(H, W, 1 or 3) in [0, 1] -> (N, side, side, 3) in levels, at most four, from the flattest to the busiest."""
+    """(H, W, 1 or 3) in [0, 1] -> (N, side, side, 3) in levels, at most four, from the flattest to the busiest of those
+    that are not of one colour."""
     levels = 255 * pixels.astype(np.float32)
     side = min(TILE, *(n // BLOCK * BLOCK for n in levels.shape[:2]))
     rows, columns = (min(n, LARGEST) // side for n in levels.shape[:2])
@@ -134,7 +136,8 @@ def parts(pixels: np.ndarray) -> np.ndarray:
     )
     luma = middle.mean(-1, keepdims=True)
     energy = ((luma - local_mean(luma)) ** 2).reshape(rows, side, columns, side).mean((1, 3)).ravel()
-    chosen = np.argsort(energy, kind="stable")[[round(q * (len(energy) - 1)) for q in QUANTILES]]
+    order = np.argsort(energy, kind="stable")[min((energy < 1e-4).sum(), len(energy) - 1) :]
+    chosen = order[[round(q * (len(order) - 1)) for q in QUANTILES]]
     tiles = middle.reshape(rows, side, columns, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)
     return np.ascontiguousarray(tiles[list(dict.fromkeys(chosen.tolist()))])
 
