@@ -110,6 +110,7 @@ def plan(
         else:
             check_whole_name(output, naming)
             made.files.append((path, output))
+    made.files = list({(os.path.realpath(source), target): (source, target) for source, target in made.files}.values())
     check_targets(made.files)
     return made
 
@@ -140,6 +141,8 @@ def check_output(output: Path | None, several: bool) -> None:
         raise UsageError("several images cannot go to stdout: give a folder with -o")
     if several and output and not is_folder(output) and (os.path.lexists(output) or is_readable(output)):
         raise UsageError(f"{output} is not a folder: the results of several inputs need one")
+    if output and not uri(output) and os.path.exists(output) and not (os.path.isfile(output) or is_folder(output)):
+        raise UsageError(f"{output} is neither a file nor a folder: name one, or - for stdout")
 
 
 def check_whole_name(output: Path, naming: Naming) -> None:

@@ -141,7 +141,7 @@ def refuse_frames(count: int) -> None:
     """Raises ImageError for more than one."""
     if count > 1:
         many = f"{count:,}" if count < MANY_FRAMES else f"{MANY_FRAMES:,} or more"
-        raise ImageError(f"it has {many} frames or pages, and all but one would be lost: split it into single images")
+        raise ImageError(f"it has {many} frames or pages, and one picture is wanted here: split it into single images")
 
 
 MANY_FRAMES = 1000

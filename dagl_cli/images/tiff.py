@@ -126,7 +126,7 @@ def _check(page: Any, apart: bool = False) -> str | None:
     if floats and bits not in (16, 32):
         raise ImageError(f"its samples are {bits}-bit floating-point: convert it to 32-bit floats")
     if not floats and (page.sampleformat != 1 or not isinstance(bits, int) or not 1 <= bits <= 16):
-        kind = {2: "signed"}.get(page.sampleformat, "integer")
+        kind = {2: "signed", 5: "complex integer", 6: "complex"}.get(page.sampleformat, "integer")
         raise ImageError(f"its samples are {bits}-bit {kind}: convert it to 16-bit unsigned integers")
     if floats and colours not in ("MINISBLACK", "RGB"):
         raise ImageError(f"its colours are {colours} in floats: convert it to RGB or gray")

@@ -181,10 +181,8 @@ def own_pairs(degraded: str, clean: str, *, gray: bool = False) -> Dataset:
     if not both:
         raise UsageError(f"`pairs` {degraded} {clean}: no two images with the same text for the *: check the patterns")
     if alone:
-        raise UsageError(
-            f"`pairs`: {alone[0]} has no partner{f', nor have {len(alone) - 1} others' if alone[1:] else ''}: "
-            "complete the pairs, or narrow the patterns"
-        )
+        more = f" and {len(alone) - 1} more have" if alone[1:] else " has"
+        raise UsageError(f"`pairs`: {alone[0]}{more} no partner: complete the pairs, or narrow the patterns")
     if same := next((bad for _, bad, good in both if os.path.samefile(bad, good)), None):
         raise UsageError(f"`pairs`: {same} would be its own partner: give the noisy images first, then the clean ones")
     channels = 1 if gray else max(size(Path(path))[1] for pair in both for path in pair[1:])

@@ -54,6 +54,7 @@ HIGH_ISO = 800
 LIMITS_AT_HIGH_ISO = ((0.4, 0.25),)
 
 LEFT = "left as it is"
+NO_NOISE = "no white or camera noise found"
 
 
 @dataclass
@@ -113,14 +114,14 @@ def noise(pixels: np.ndarray, iso: int | None = None) -> Finding:
     """
     found = Finding(sigma=estimate.estimate_sigma(pixels), task="denoise")
     if drawn := _drawn(pixels, found.sigma):
-        return Finding(0.0, nothing=drawn, decides="sigma", task="denoise")
+        return Finding(nothing=drawn, decides="sigma", task="denoise")
     measured = measure(pixels)
     if measured and is_camera_noise(measured, found.sigma or 0.0, iso):
         return _camera(measured, iso)
     if found.sigma is None:
         found.nothing, found.decides = "too small to find noise in", "sigma"
     elif found.sigma < CLEAN_SIGMA:
-        found.nothing, found.decides = "no noise found", "sigma"
+        found.nothing, found.decides = NO_NOISE, "sigma"
     elif found.sigma > HIGHEST_SIGMA:
         found.note = f"more than the model was made for: restored with `sigma` {HIGHEST_SIGMA:g}"
     elif found.sigma > TEXTURE_SIGMA and _is_gray_noise(pixels, found.sigma):
@@ -161,13 +162,13 @@ def camera_noise(pixels: np.ndarray, iso: int | None = None, asked: bool = True)
     """
     white = estimate.estimate_sigma(pixels)
     if drawn := _drawn(pixels, white):
-        return Finding(0.0, nothing=drawn, decides="sigma", task="real")
+        return Finding(nothing=drawn, decides="sigma", task="real")
     measured = measure(pixels)
     if white is None:
         return Finding(nothing="too small to find noise in", decides="sigma", task="real")
     seen = measured is not None and is_camera_noise(measured, white, iso)
     if not seen and white < (CLEAN_SIGMA if measured is None else SURE_SIGMA):
-        return Finding(white, nothing="no noise found", decides="sigma", task="real")
+        return Finding(white, nothing=NO_NOISE, decides="sigma", task="real")
     if measured and seen:
         return _camera(measured, iso)
     correlated = measured is not None and measured.correlation >= UNCORRELATED
@@ -182,9 +183,13 @@ def _camera(measured: Noise, iso: int | None) -> Finding:
     return Finding(sigma=measured.rms, note=said, task="real")
 
 
-def mosaic(pixels: np.ndarray) -> Finding:
-    """For demosaicing. pixels: as the file has them."""
-    if kind.mosaic_pattern(pixels):
+def mosaic(pixels: np.ndarray, pattern: str) -> Finding:
+    """For demosaicing by a pattern. pixels: as the file has them."""
+    possible = kind.mosaic_patterns(pixels)
+    if len(possible) == 2 and pattern not in possible:
+        lie = f"a Bayer mosaic whose greens lie as in {' and '.join(possible)}, not as in {pattern}"
+        return Finding(nothing=lie, decides="pattern")
+    if possible:
         return Finding()
     one = pixels[..., 0]
     if pixels.shape[-1] == 3 or (min(one.shape) >= 16 and kind.steps(one) < kind.ORDINARY_STEPS):

@@ -114,26 +114,31 @@ def steps(gray: np.ndarray) -> float:
     return min(ratio(gray), ratio(gray.T)) if min(gray.shape) > 2 else 0.0
 
 
-def greens_agree(gray: np.ndarray) -> bool:
-    """Whether of the places of a 2x2 cell two on a diagonal are alike and the other two are not, as in a mosaic."""
+def by_its_greens(gray: np.ndarray) -> tuple[str, ...]:
+    """The two Bayer patterns that a mosaic (H, W) can have: of the places of a 2x2 cell two on a diagonal, the greens,
+    are alike and the other two are not; none where that is not so."""
     import scipy.ndimage
 
     height, width = (n // 2 * 2 for n in gray.shape)
     places = [scipy.ndimage.uniform_filter(gray[y:height:2, x:width:2], 4) for y in (0, 1) for x in (0, 1)]
-    less, more = sorted(float(np.square(places[a] - places[b]).mean()) ** 0.5 for a, b in ((0, 3), (1, 2)))
-    return less < AGREEING_GREENS * more
+    falling, rising = (float(np.square(places[a] - places[b]).mean()) ** 0.5 for a, b in ((0, 3), (1, 2)))
+    if min(falling, rising) >= AGREEING_GREENS * max(falling, rising):
+        return ()
+    first = "G" if falling < rising else "RB"  # top left
+    return tuple(pattern for pattern in BAYER_PATTERNS if pattern[0] in first)
 
 
-def mosaic_pattern(pixels: np.ndarray) -> str | None:
-    """The Bayer pattern of a mosaic in three channels, by its zeros; '?' for one in one channel; None: no mosaic."""
+def mosaic_patterns(pixels: np.ndarray) -> tuple[str, ...]:
+    """The Bayer patterns that a mosaic can have: one in three channels, by its zeros; two in one channel, by its
+    greens; none: no mosaic."""
     if pixels.shape[-1] == 1:
         one = pixels[..., 0]
         alternates = min(one.shape) >= SMALLEST and steps(one) > MOSAIC_STEPS
-        return "?" if alternates and greens_agree(one) and not is_soft_dither(pixels) else None
+        return by_its_greens(one) if alternates and not is_soft_dither(pixels) else ()
     if (pixels[: len(pixels) // 2 * 2] > 0).sum(-1).max(initial=0) > 1:
-        return None
+        return ()
     for pattern in BAYER_PATTERNS:
         sites = {(i // 2, i % 2): "RGB".index(colour) for i, colour in enumerate(pattern)}
         if all(not np.delete(pixels[y::2, x::2], colour, -1).any() for (y, x), colour in sites.items()):
-            return pattern if pixels.any() else None
-    return None
+            return (pattern,) if pixels.any() else ()
+    return ()

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from ..config import (
-    BAYER_PATTERNS,
     DEFAULT_PATTERN,
     TASKS,
     ModelConfig,
@@ -398,14 +397,12 @@ class PictureRestorer:
             return ["demosaic", "real"]  # the colours of finished pictures, which the model for raw files has not seen
         if self.task != "restore":
             return [self.task]
-        pattern = None if case.picture.tone else kind.mosaic_pattern(case.pixels)
-        if pattern == "?" and kind.drawing(case.pixels):  # dots of a dither alternate too
-            pattern = None
-        if pattern is None:
-            return ["dejpeg", "denoise"]
-        if pattern in BAYER_PATTERNS:
-            case.pattern = pattern
-        return ["demosaic", "real"]
+        patterns = () if case.picture.tone else kind.mosaic_patterns(case.pixels)
+        if len(patterns) == 2 and kind.drawing(case.pixels):  # dots of a dither alternate too
+            patterns = ()
+        if len(patterns) == 1:
+            (case.pattern,) = patterns
+        return ["demosaic", "real"] if patterns else ["dejpeg", "denoise"]
 
     def _examine(self, case: Case, task: str) -> Finding:
         """What the picture needs from a model of a task."""
@@ -452,9 +449,10 @@ class PictureRestorer:
         return replace(found, task=task, note="; ".join(filter(None, [found.note, said])))
 
     def _examine_mosaic(self, case: Case) -> Finding:
-        found = Finding() if case.negative or case.picture.tone else guard.mosaic(case.pixels)
+        found = Finding() if case.negative or case.picture.tone else guard.mosaic(case.pixels, case.pattern)
         if found.nothing:
-            raise DaglError(f"{found.nothing}: `dagl restore` finds out what it needs")
+            remedy = "give its `pattern`" if found.decides else "`dagl restore` finds out what it needs"
+            raise DaglError(f"{found.nothing}: {remedy}")
         if case.picture.orientation != 1:
             turned = f"a mosaic with EXIF orientation {case.picture.orientation} is turned"
             raise DaglError(f"{turned}: save it without that tag")
@@ -462,4 +460,6 @@ class PictureRestorer:
             return Finding(note=case.negative.summary)
         if case.picture.tone:
             raise DaglError("its samples are floating-point, and a mosaic's are integers: save it as a 16-bit TIFF")
+        if case.pixels.shape[-1] == 1:
+            return Finding(note=f"a Bayer mosaic, taken for {case.pattern}; `pattern` decides otherwise")
         return Finding(note=f"a Bayer mosaic, {case.pattern}" if self.task == "restore" else None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Container, Hashable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -38,7 +39,7 @@ class Tally:
     backends: dict[str, None] = field(default_factory=dict)
     levels: list[float] = field(default_factory=list)
     qualities: list[int] = field(default_factory=list)
-    notes: dict[str, None] = field(default_factory=dict)
+    notes: Counter[str] = field(default_factory=Counter)
 
     def add(self, frame: Frame, outcome: Outcome, leading: bool = True) -> None:
         """leading: the level is worth telling; of planes it is that of the brightness."""
@@ -58,7 +59,7 @@ class Tally:
         if outcome.quality is not None:
             self.qualities.append(outcome.quality)
         if outcome.note:
-            self.notes[outcome.note] = None
+            self.notes[outcome.note] += 1
 
     def outcome(self, sequence: Sequence, faults: list[ImageError]) -> Outcome:
         """Of the whole file."""
@@ -68,8 +69,8 @@ class Tally:
             said.append(f"{self.frames - self.restored} left as they are")
         if self.levels and max(self.levels) - min(self.levels) >= 0.1:
             said.append(f"levels from {min(self.levels):.1f} to {max(self.levels):.1f}")
-        if len(self.notes) < 3:
-            said += self.notes
+        for note, _ in self.notes.most_common(1):
+            said.append(note if len(self.notes) == 1 else f"mostly {note}")
         said += sequence.notes
         return Outcome(
             "partial" if faults else "restored" if self.restored else "unchanged",

@@ -126,7 +126,8 @@ def test_the_summary_says_what_was_left_alone_and_why() -> None:
         Path(f"in/x{number}.png").write_text("hello")
     _, stderr = dagl("denoise", "in", "out", code=3)
     assert stderr.splitlines()[-4:] == [
-        "Left alone: 3 files, such as in/a.png: no noise found: left as it is; --sigma decides otherwise",
+        "Left alone: 3 files, such as in/a.png: no white or camera noise found: left as it is; "
+        "--sigma decides otherwise",
         "Skipped: in/d.png: the output exists: --overwrite replaces it",
         "Failed: in/x0.png, in/x1.png, in/x2.png, in/x3.png, in/x4.png and 2 more",
         "3 unchanged, 1 skipped, 7 failed",

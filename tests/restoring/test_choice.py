@@ -67,7 +67,7 @@ def added(source: Path, target: Path) -> int:
             SHIFTS["denoise"],
             "taken for white noise",
         ),  # an estimate for white noise finds nearly all of it
-        (0.8, 0.6, 0.3, 0, "no noise found"),
+        (0.8, 0.6, 0.3, 0, "no white or camera noise found"),
     ],
 )
 def test_denoise_tells_the_kinds_of_noise_apart(
@@ -213,7 +213,10 @@ def test_restore_names_no_flags_of_other_commands(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(estimate, "jpeg_blockiness", lambda pixels: 0.0)
     clean = write(tmp_path / "clean.png", photo())
     outcome = FileRestorer("restore")(clean, tmp_path / "a.png")
-    assert (outcome.status, outcome.note) == ("unchanged", "no JPEG blocks found, no noise found: left as it is")
+    assert (outcome.status, outcome.note) == (
+        "unchanged",
+        "no JPEG blocks found, no white or camera noise found: left as it is",
+    )
     assert FileRestorer("restore").examine(clean, tmp_path / "b.png").note == outcome.note
 
 

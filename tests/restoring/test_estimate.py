@@ -6,11 +6,15 @@ import io
 
 import numpy as np
 import pytest
-from helpers import shared
+from helpers import ROOT, shared
 from PIL import Image, ImageDraw
 from PIL.JpegImagePlugin import JpegImageFile
 
-from dagl_cli.restoring.estimate import estimate_jpeg_quality, estimate_sigma
+from dagl_cli.degrade import jpeg
+from dagl_cli.restoring import guard
+from dagl_cli.restoring.estimate import estimate_jpeg_quality, estimate_sigma, jpeg_blockiness
+
+DATA = ROOT / "tests/data"
 
 
 def sigma_of(pixels: np.ndarray) -> float:
@@ -52,6 +56,31 @@ def test_estimate_sigma_of_noise_on_a_slope(shape: tuple[int, ...], sigma: int) 
     slope = np.linspace(0.3, 0.7, shape[1]).reshape(-1, *[1] * (len(shape) - 2))
     noisy = slope + np.random.default_rng(1).normal(0, sigma / 255, shape)
     assert estimate_sigma(noisy.astype(np.float32)) == pytest.approx(sigma, rel=0.15, abs=0.01)
+
+
+@pytest.mark.parametrize("border", [(0.0,) * 3, (1.0,) * 3, (0.5,) * 3, (0.1, 0.2, 0.6)])
+@pytest.mark.parametrize(("down", "across"), [(40, 0), (23, 23)])
+def test_a_frame_changes_nothing_of_the_noise_inside(border: tuple[float, ...], down: int, across: int) -> None:
+    """Bars above and below, and frames: letterboxed pictures, slides, mounts."""
+    noisy = np.asarray(Image.open(DATA / "osprey-noisy.png").convert("RGB"), np.float32)[:256, :256] / 255
+    noisy = np.clip(noisy + np.random.default_rng(0).normal(0, 20 / 255, noisy.shape), 0, 1)
+    inside = noisy[down : 256 - down, across : 256 - across]
+    framed = np.broadcast_to(np.float32(border), noisy.shape).copy()
+    framed[down : 256 - down, across : 256 - across] = inside
+    assert sigma_of(framed) == pytest.approx(sigma_of(inside), rel=0.06)
+    found, alone = (guard.noise(x.astype(np.float32)) for x in (framed, inside))
+    assert (found.task, found.nothing) == (alone.task, alone.nothing) == ("denoise", None)
+
+
+def test_a_page_of_pictures_on_a_grid_has_no_jpeg_blocks() -> None:
+    """Thumbnails, as web pages align them, have edges on every eighth row and column, but not everywhere."""
+    photo = np.asarray(Image.open(DATA / "cords.png").convert("RGB"), np.uint8)
+    page = np.full((400, 400, 3), 240, np.uint8)
+    for place in range(9):
+        top, left = 16 + 128 * (place // 3), 16 + 128 * (place % 3)
+        page[top : top + 112, left : left + 112] = photo[10 * place :, 9 * place :][:112, :112]
+    blocks = [jpeg_blockiness(x / 255) for x in (page, np.asarray(jpeg(page, 80)))]
+    assert blocks[0] < guard.CLEAN_BLOCKINESS < blocks[1]
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (1, 500, 1), (7, 7), (8, 8, 3)])

@@ -9,7 +9,7 @@ import torch
 from helpers import ROOT, shared
 from PIL import Image, ImageDraw
 
-from dagl_cli.config import BAYER_PATTERNS
+from dagl_cli.config import BAYER_PATTERNS, PAPER_PATTERN
 from dagl_cli.degrade import bayer_mosaic
 from dagl_cli.restoring import guard, kind
 
@@ -78,27 +78,29 @@ def test_photographs_are_photographs() -> None:
         pixels = pixels_of(path)
         assert kind.drawing(pixels) is None
         assert kind.drawing(pixels.mean(-1, keepdims=True)) is None
-        assert kind.mosaic_pattern(pixels) is None
-        assert kind.mosaic_pattern(pixels.mean(-1, keepdims=True)) is None
+        assert kind.mosaic_patterns(pixels) == ()
+        assert kind.mosaic_patterns(pixels.mean(-1, keepdims=True)) == ()
 
 
 def test_an_all_noise_frame_is_no_drawing() -> None:
     noise = np.random.default_rng(0).random((64, 64, 3), np.float32)
     assert kind.drawing(noise) is None
-    assert kind.mosaic_pattern(noise) is None
-    assert kind.mosaic_pattern(noise[..., :1]) is None
+    assert kind.mosaic_patterns(noise) == ()
+    assert kind.mosaic_patterns(noise[..., :1]) == ()
 
 
 @pytest.mark.parametrize("pattern", BAYER_PATTERNS)
 def test_a_mosaic_is_known_by_its_zeros_or_its_steps(pattern: str) -> None:
     photo = torch.from_numpy(pixels_of(PHOTO)).permute(2, 0, 1)[:, :64, :64] * 0.9 + 0.05
     mosaic = bayer_mosaic(photo[None], pattern)[0].permute(1, 2, 0).numpy()
-    assert kind.mosaic_pattern(mosaic) == pattern
+    assert kind.mosaic_patterns(mosaic) == (pattern,)
     green = torch.tensor([0.4, 1.0, 0.5]).view(3, 1, 1)  # as sensors see it
     one = bayer_mosaic((photo * green)[None], pattern)[0].sum(0)[..., None].numpy()
-    assert kind.mosaic_pattern(one) == "?"
-    assert guard.mosaic(one).nothing is None
-    assert guard.mosaic(mosaic).nothing is None
+    alike = ("RGGB", "BGGR") if pattern in ("RGGB", "BGGR") else ("GRBG", "GBRG")  # the greens lie on one diagonal
+    assert kind.mosaic_patterns(one) == tuple(p for p in BAYER_PATTERNS if p in alike)
+    for told in BAYER_PATTERNS:
+        assert (guard.mosaic(one, told).nothing is None) == (told in alike)
+        assert guard.mosaic(mosaic, told).nothing is None
 
 
 @pytest.mark.parametrize("blur", [0.3, 0.4])
@@ -110,10 +112,10 @@ def test_a_dither_is_no_mosaic(blur: float) -> None:
     noisy = (0.4 + 0.2 * soft + np.random.default_rng(0).normal(0, 0.01, soft.shape)).astype(np.float32)
     for pixels in (soft, noisy):
         assert kind.steps(pixels[..., 0]) > kind.MOSAIC_STEPS
-        assert kind.mosaic_pattern(pixels) is None
+        assert kind.mosaic_patterns(pixels) == ()
 
 
 def test_ordinary_pictures_are_not_to_be_demosaiced() -> None:
     photo = pixels_of(PHOTO)
     for pixels in (photo, photo.mean(-1, keepdims=True), photo.mean(-1, keepdims=True).repeat(3, -1)):
-        assert guard.mosaic(pixels).nothing == "an ordinary picture, not a Bayer mosaic"
+        assert guard.mosaic(pixels, PAPER_PATTERN).nothing == "an ordinary picture, not a Bayer mosaic"

@@ -45,7 +45,9 @@ def test_the_level_and_the_correlation_of_added_noise(rms: float, blur: float) -
 def test_the_kinds_are_told_apart() -> None:
     assert guard.noise(noisy(8.0, 0.9)).task == "real"
     assert guard.noise(noisy(15.0, 0.0)).task == "denoise"
-    assert guard.noise(in_file(photo())).left == "no noise found: left as it is; `sigma` decides otherwise"
+    assert (
+        guard.noise(in_file(photo())).left == "no white or camera noise found: left as it is; `sigma` decides otherwise"
+    )
     assert guard.camera_noise(in_file(photo())).nothing
 
 
