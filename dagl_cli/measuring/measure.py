@@ -456,8 +456,10 @@ def cost(case: Case, method: Method, procedure: Procedure, rates: dict[Method, f
 
 @functools.cache
 def source_hash() -> str:
-    """SHA-256 over the package's modules: a changed program does not take old results for its own."""
-    paths = sorted(Path(__file__).parents[1].rglob("*.py"))
+    """SHA-256 over the package's modules and the networks that estimate levels: a changed program does not take old
+    results for its own."""
+    package = Path(__file__).parents[1]
+    paths = sorted([*package.rglob("*.py"), *package.rglob("noise.safetensors")])
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
 
 
