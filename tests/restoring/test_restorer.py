@@ -23,7 +23,7 @@ from dagl_cli.config import BAYER_PATTERNS, Options
 from dagl_cli.errors import DaglError, ImageError, UsageError, WeightsError
 from dagl_cli.images import Image
 from dagl_cli.nn.model import DAGL
-from dagl_cli.restoring import estimate, guard, tiling
+from dagl_cli.restoring import estimate, tiling
 from dagl_cli.restoring.api import restore
 from dagl_cli.restoring.file import FileRestorer
 from dagl_cli.restoring.restorer import Restorer, check_task, load_model
