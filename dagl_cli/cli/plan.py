@@ -110,8 +110,7 @@ def plan(
         else:
             check_whole_name(output, naming)
             made.files.append((path, output))
-    made.files = list({(os.path.realpath(source), target): (source, target) for source, target in made.files}.values())
-    check_targets(made.files)
+    made.files = distinct(made.files)
     return made
 
 
@@ -175,24 +174,29 @@ def add_folder(
         made.left_out.setdefault(why, []).extend(names)
 
 
-def check_targets(files: list[tuple[Path, Path]]) -> None:
-    """Raises UsageError where an output is an input, whatever links or mounts lead to it, or the output of another."""
+def distinct(files: list[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
+    """The files, each once. Raises UsageError where an output is an input, whatever links or mounts lead to it, or the
+    output of another."""
     inputs = {name for source, _ in files if source != STDIO for name in entries(source)}
     sources = {source for source, _ in files}
     seen: dict[str, Path] = {}
+    found = []
     for source, target in files:
-        if target == STDIO:
-            continue
-        if target in sources or any(name in inputs for name in entries(target)) or is_same_name(source, target):
-            raise UsageError(
-                f"{target} is an input and is never overwritten: choose another output, --suffix or --name"
-            )
-        real = os.path.realpath(target)
-        if real in seen:
-            raise UsageError(
-                f"{seen[real]} and {source} would both become {target}: choose another --name, or other folders"
-            )
-        seen[real] = source
+        if target != STDIO:
+            if target in sources or any(name in inputs for name in entries(target)) or is_same_name(source, target):
+                raise UsageError(
+                    f"{target} is an input and is never overwritten: choose another output, --suffix or --name"
+                )
+            real = os.path.realpath(target)
+            if real in seen:
+                if os.path.realpath(seen[real]) == os.path.realpath(source):
+                    continue
+                raise UsageError(
+                    f"{seen[real]} and {source} would both become {target}: choose another --name, or other folders"
+                )
+            seen[real] = source
+        found.append((source, target))
+    return found
 
 
 def is_same(a: Path, b: Path) -> bool:

@@ -42,8 +42,7 @@ WHITE_SHARE = 0.6
 One of 329 pictures without camera noise is then taken for such: Kodak24, McMaster18, Set12 and LIVE1 as they are, and
 of every second one JPEGs of quality 95 and 75 and Gaussian noise of 3, 5, 15 and 50 levels
 (`tests/studies/noise_guard.py`). All 15 of CC15 are found, and of 310 simulated pictures with camera noise of 2.5 to 14
-levels 62 %, of 183 without any one in a hundred (`noise_meter.py --judge`). Texture all over a picture passes for
-noise, too."""
+levels 62 %, of 183 without any one (`noise_meter.py --judge`). Texture all over a picture passes for noise, too."""
 SURE_SIGMA = 2.5
 """White noise above this is no fine texture: it is removed where it was said to be a camera's."""
 SOFT_DITHER_SIGMA = 40

@@ -254,7 +254,7 @@ def reduce_noise(picture: Tensor, camera: Camera) -> Tensor:
     shares = torch.tensor([camera.luma, camera.chroma, camera.chroma]).T.view(3, 3, 1, 1)  # of each band
     strength = camera.threshold / 3 * torch.tensor([1, 1.5, 1.5]).view(3, 1, 1)
     if camera.reduction == "bands":
-        picture = noise_reduction.bands(picture, guide, noise, shares, camera.radius, camera.threshold)
+        picture = noise_reduction.bands(picture, shares, camera.radius, camera.threshold)
     elif camera.reduction == "wavelet":
         limits = [share * strength * deviation(band) for share, band in zip(shares, pyramid(noise))]
         picture = noise_reduction.wavelet(picture, guide, limits)

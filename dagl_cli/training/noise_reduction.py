@@ -17,23 +17,23 @@ NEAR = 12
 """Deviation in pixels of the Gaussian over which noise has one level, where a level is local."""
 
 
-def bands(picture: Tensor, guide: Tensor, noise: Tensor, share: Tensor, radius: float, threshold: float) -> Tensor:
+def bands(pair: Tensor, share: Tensor, radius: float, threshold: float) -> Tensor:
     """Bands of detail, each twice as coarse, attenuated where they hold little more than noise.
 
-    noise (3, H, W): a sample of it; share (bands, 3, 1, 1): how much is taken, of every band. Bands: differences of
-    Gaussians. A band's gain is 1 - share * exp(-excess / threshold²), where excess is its local energy beyond its
-    noise's, in units of it, as in Lee's filter (IEEE TPAMI 1980); cameras know their noise from calibration.
+    pair: (2, 3, H, W), the guide and the picture without noise; share (bands, 3, 1, 1): how much is taken, of every
+    band. Bands: differences of Gaussians. A band's gain is 1 - share * exp(-excess / threshold²), where excess is its
+    local energy beyond its noise's, in units of it, as in Lee's filter (IEEE TPAMI 1980); cameras know their noise from
+    calibration.
     """
-    stacked = torch.cat([picture.reshape(-1, 3, *picture.shape[-2:]), guide[None], noise[None]])
-    result = torch.zeros_like(stacked)
+    result = torch.zeros_like(pair)
     for band, taken in enumerate(share):
-        coarser = blur(stacked, radius * 2**band)
-        detail = stacked - coarser
-        energy = blur(detail[-2].square(), 1.5)
-        excess = (energy / (detail[-1].square().mean((-2, -1), keepdim=True) + 1e-9) - 1).clamp(min=0)
+        coarser = blur(pair, radius * 2**band)
+        detail = pair - coarser
+        noise = (detail[0] - detail[1]).square().mean((-2, -1), keepdim=True) + 1e-9  # (3, 1, 1)
+        excess = (blur(detail[0].square(), 1.5) / noise - 1).clamp(min=0)
         result += detail * (1 - taken * torch.exp(-excess / threshold**2))
-        stacked = coarser
-    return (result + stacked)[:-2].view(picture.shape)
+        pair = coarser
+    return result + pair
 
 
 def wavelet(picture: Tensor, guide: Tensor, limits: list[Tensor]) -> Tensor:
