@@ -57,10 +57,10 @@ def bilateral(picture: Tensor, guide: Tensor, noise: Tensor, strength: Tensor, r
 
 def non_local(picture: Tensor, guide: Tensor, noise: Tensor, strength: Tensor, radius: int) -> Tensor:
     """Means over near pixels whose patches of 5x5 differ by little (Buades et al., CVPR 2005); as `bilateral`."""
+    down, across = (_weights(size, lambda apart: apart <= 2) for size in guide.shape[-2:])
 
     def alike(other: Tensor, apart: int) -> Tensor:
-        difference = ((other - guide) / noise)[None].square()
-        patches = F.avg_pool2d(F.pad(difference, (2,) * 4, mode="reflect"), 5, 1)[0]
+        patches = down @ ((other - guide) / noise).square() @ across.T
         return torch.exp(-(patches - 2).clamp(min=0) / (strength / 3) ** 2)
 
     return _mean(picture, guide, radius, alike)
@@ -101,14 +101,16 @@ def pyramid(x: Tensor) -> Iterator[Tensor]:
 
 def blur(x: Tensor, radius: float) -> Tensor:
     """x (..., H, W) blurred by a Gaussian of that deviation in pixels; at the borders, over what is there."""
-    down, across = (_gaussian(size, radius) for size in x.shape[-2:])
+
+    def gaussian(apart: Tensor) -> Tensor:
+        return torch.where(apart < 4 * radius, torch.exp(-0.5 * (apart / radius).clamp(max=4) ** 2), 0)
+
+    down, across = (_weights(size, gaussian) for size in x.shape[-2:])
     return down @ x @ across.T  # as matrices: the fastest form for crops
 
 
-def _gaussian(size: int, radius: float) -> Tensor:
-    """(size, size): each row the weights of one pixel."""
+def _weights(size: int, kernel: Callable[[Tensor], Tensor]) -> Tensor:
+    """(size, size): in each row what pixels so far apart along a line count for one of them, 1 in all."""
     places = torch.arange(size)
-    apart = places / radius
-    kernel = torch.where(apart < 4, torch.exp(-0.5 * apart.clamp(max=4) ** 2), 0)
-    weights = kernel[(places - places[:, None]).abs()]
+    weights = kernel(places.float())[(places - places[:, None]).abs()].float()
     return weights / weights.sum(1, keepdim=True)
