@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..config import BLOCK
 from ..errors import DaglError, UsageError
 from ..nn.attention import edge_weights, same_padding
-from ..nn.gated import QUIETEST, GatedGraph, GatedStage
+from ..nn.gated import QUIETEST, GatedGraph, GatedStage, coefficients, opponent
 from ..nn.model import DAGL, MGFAM
 from ..nn.search import Grid
 
@@ -109,7 +109,7 @@ def _gated(
 ) -> list[Node]:
     height, width = noisy.shape[-2:]
     grid = Grid.of(height, width, graph.patch, graph.stride, graph.window)
-    nodes = graph.coefficients(pilot)[0, 0]  # (h, w, D): of colours their brightness counts
+    nodes = coefficients(opponent(pilot)[:, :1], graph.basis)[0, 0]  # (h, w, D): of colours their brightness counts
     own = nodes[:: graph.stride, :: graph.stride]
     edges = graph.search(nodes[None] * (graph.metric / 2).exp(), grid)[0]
     near = nodes.flatten(0, 1)[edges]  # (rows, columns, E, D)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .gated import GatedGraph, dct_basis, opponent
+from .gated import GatedGraph, dct_basis
 from .search import Axis, Grid, at_once
 
 
@@ -29,10 +29,14 @@ class ExportableGraph(GatedGraph):
     def basis(self) -> Tensor:
         return self.fixed
 
-    def coefficients(self, image: Tensor) -> Tensor:
+    def embedded(self, pilot: Tensor) -> Tensor:
+        return (self.everywhere(pilot[:, :1])[:, 0] @ self.fixed.T) * (self.metric / 2).exp()
+
+    def everywhere(self, image: Tensor) -> Tensor:
+        """All patches: (B, C, H, W) -> (B, C, h, w, D) pixels."""
         batch, channels, height, width = image.shape
-        filters = self.fixed.view(-1, 1, self.patch, self.patch)
-        found = F.conv2d(opponent(image).reshape(batch * channels, 1, height, width), filters)
+        filters = torch.eye(len(self.metric), dtype=image.dtype).view(-1, 1, self.patch, self.patch)
+        found = F.conv2d(image.reshape(batch * channels, 1, height, width), filters)
         found = found.view(batch, channels, len(filters), found.shape[2], found.shape[3])
         return found.permute(0, 1, 3, 4, 2)
 
@@ -42,15 +46,18 @@ class ExportableGraph(GatedGraph):
         down, across = (Axis.of(n, queries, self.stride, self.window) for n, queries in zip(sides, (rows, columns)))
         return at_once(embedded, down, across, self.neighbours)[:, :rows, :columns]
 
-    def aggregate(self, nodes: tuple[Tensor, ...], candidates: Tensor, sigma: Tensor) -> tuple[Tensor, ...]:
+    def aggregate(
+        self, noisy: Tensor, pilot: Tensor, values: Tensor, candidates: Tensor, sigma: Tensor
+    ) -> tuple[Tensor, ...]:
         batch, rows, columns, count = candidates.shape
         queries = batch * rows * columns
-        noisy, pilot = (
+        planes = self.everywhere(noisy), self.everywhere(pilot)
+        own_noisy, own_pilot = (
             plane[:, :, :: self.stride, :: self.stride][:, :, :rows, :columns]
             .permute(0, 2, 3, 1, 4)
             .flatten(3)
             .flatten(0, 2)
-            for plane in nodes[:2]
+            for plane in planes
         )  # (Q, C D)
 
         def near(plane: Tensor) -> Tensor:
@@ -60,10 +67,11 @@ class ExportableGraph(GatedGraph):
             places = candidates[..., None] + rows[:, None, None, None]
             return plane.flatten(0, 3).index_select(0, places.flatten()).view(queries, count, -1)
 
-        near_noisy, near_pilot, *values = (near(plane) for plane in nodes if plane.shape[-1])
-        level = sigma.reshape(-1, 1)
-        shift = near_pilot - pilot[:, None]
-        found = self.combine(near_noisy, shift, values[0] if values else shift[..., :0], noisy, pilot, level)
+        near_noisy, near_pilot = (near(plane) for plane in planes)
+        shift = self.dct(near_pilot - own_pilot[:, None])
+        near_values = near(values[:, None]) if self.values is not None else shift[..., :0]
+        own = self.dct(own_noisy), self.dct(own_pilot)
+        found = self.combine(near_noisy, shift, near_values, *own, sigma.reshape(-1, 1))
         return tuple(t.reshape(batch, rows, columns, *(int(n) for n in t.shape[1:])) for t in found)
 
     def fold(self, patches: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ V numbers in a learned value.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable
 
@@ -45,6 +46,7 @@ FARTHEST = 3.0
 and make it stronger."""
 
 
+@functools.cache
 def dct_basis(size: int) -> Tensor:
     """(size², size²): the orthonormal DCT of a size x size patch, a row for each coefficient, the mean first."""
     k, n = torch.arange(size, dtype=torch.float64)[:, None], torch.arange(size, dtype=torch.float64)
@@ -76,11 +78,22 @@ def coefficients(image: Tensor, basis: Tensor) -> Tensor:
     return found.permute(0, 2, 3, 1).contiguous().unflatten(0, image.shape[:2])
 
 
-def taken(nodes: Tensor, places: Tensor) -> Tensor:
-    """Of an image's nodes, (C, h, w, D), those at some places, counted row by row: (...) -> (..., C D)."""
-    keys = nodes.shape[1] * nodes.shape[2]
-    rows = places[..., None] + keys * torch.arange(len(nodes), device=places.device)
-    return nodes.flatten(0, 2).index_select(0, rows.flatten()).view(*places.shape, -1)
+def strips(image: Tensor, size: int) -> Tensor:
+    """What patches of `size` are cut from: (B, C, H, W) -> (C, B H w, size), the pixels from each one on rightwards."""
+    return image.transpose(0, 1).unfold(3, size, 1).flatten(1, 3)
+
+
+def rows_of(places: Tensor, shape: torch.Size, width: int) -> Tensor:
+    """Which rows of all `strips`, of that shape, are the patches at some places, of which `width` make a row of the
+    image: (...) -> (..., C, size)."""
+    channels, count, size = shape
+    first, down = (torch.arange(n, device=places.device) for n in (channels, size))
+    return places[..., None, None] + (first[:, None] * count + down * width)
+
+
+def cut(strips: Tensor, rows: Tensor) -> Tensor:
+    """The patches that are made of some rows: (..., C, size) -> (..., C D)."""
+    return strips.flatten(0, 1).index_select(0, rows.flatten()).view(*rows.shape[:-2], -1)
 
 
 def fold(patches: Tensor, basis: Tensor, stride: int) -> Tensor:
@@ -153,15 +166,15 @@ class GatedGraph(nn.Module):
         channels = noisy.shape[1]
         height, width = noisy.shape[-2:]
         grid = Grid.of(height, width, self.patch, self.stride, self.window)
-        noisy_nodes, pilot_nodes = (self.coefficients(image) for image in (noisy, pilot))
+        images = opponent(noisy), opponent(pilot)
         with torch.no_grad():
-            edges = self.search(pilot_nodes[:, 0] * (self.metric / 2).exp(), grid)
-        values = noisy_nodes[:, :1, ..., :0]
+            edges = self.search(self.embedded(images[1]), grid)
+        values = noisy.new_empty(len(noisy), *grid.keys, 0)
         if self.values is not None:
             assert features is not None
-            values = self.values(features, grid.keys).contiguous()[:, None]
-        nodes = (noisy_nodes, pilot_nodes, values)
-        patches, noise, number, said = self.aggregate(nodes, edges, sigma.clamp_min(QUIETEST).expand(edges.shape[:3]))
+            values = self.values(features, grid.keys).contiguous()
+        levels = sigma.clamp_min(QUIETEST).expand(edges.shape[:3])
+        patches, noise, number, said = self.aggregate(*images, values, edges, levels)
         return self.collect(patches, noise, number, said, channels)
 
     @property
@@ -169,8 +182,13 @@ class GatedGraph(nn.Module):
         """Not a buffer, which a model that is loaded onto 'meta' would lack."""
         return dct_basis(self.patch).to(self.metric)
 
-    def coefficients(self, image: Tensor) -> Tensor:
-        return coefficients(opponent(image), self.basis)
+    def dct(self, patches: Tensor) -> Tensor:
+        """(..., C D) pixels -> (..., C D) coefficients."""
+        return (patches.unflatten(-1, (-1, len(self.metric))) @ self.basis.T).flatten(-2)
+
+    def embedded(self, pilot: Tensor) -> Tensor:
+        """What is compared: the brightness of every patch of (B, C, H, W), as `opponent` has it -> (B, h, w, D)."""
+        return coefficients(pilot[:, :1], self.basis * (self.metric / 2).exp()[:, None])[:, 0]
 
     def search(self, embedded: Tensor, grid: Grid) -> Tensor:
         return search(embedded, grid, self.neighbours)
@@ -178,31 +196,38 @@ class GatedGraph(nn.Module):
     def fold(self, patches: Tensor) -> Tensor:
         return fold(patches, self.basis, self.stride)
 
-    def aggregate(self, nodes: tuple[Tensor, ...], candidates: Tensor, sigma: Tensor) -> tuple[Tensor, ...]:
+    def aggregate(
+        self, noisy: Tensor, pilot: Tensor, values: Tensor, candidates: Tensor, sigma: Tensor
+    ) -> tuple[Tensor, ...]:
         """Patches by their neighbours, and what is known of them.
 
-        nodes: noisy, of the pilot, (B, C, h, w, D), and learned, (B, 1, h, w, V); candidates: (B, rows, columns, E);
+        noisy, pilot: (B, C, H, W), as `opponent` has them; values: (B, h, w, V); candidates: (B, rows, columns, E);
         sigma: (B, rows, columns). Returns (B, rows, columns, K, C D) patches, and of each the variance of its noise in
         units of sigma² and the number of its neighbours, (B, rows, columns, K), and their values, (B, rows, columns,
         K, V).
         """
         batch, rows, columns, count = candidates.shape
-        # the nodes of all images in one list: (C, B h, w, D), and places in it
-        planes = [plane.transpose(0, 1).flatten(1, 2) for plane in nodes]
-        first = torch.arange(batch, device=candidates.device) * (nodes[0].shape[2] * nodes[0].shape[3])
-        places = (candidates + first.view(-1, 1, 1, 1)).flatten(0, 2)
-        own = (plane[:, :, :: self.stride, :: self.stride][:, :, :rows, :columns] for plane in nodes[:2])
-        noisy, pilot = (part.permute(0, 2, 3, 1, 4).flatten(3).flatten(0, 2) for part in own)  # (Q, C D)
+        height, width = noisy.shape[2], values.shape[2]  # of the keys: what patches can start at
+        from_noisy, from_pilot = (strips(image, self.patch) for image in (noisy, pilot))
+        # where things lie in the list of all images' strips, and of their values
+        device = candidates.device
+        down, across = (torch.arange(n, device=device) * self.stride for n in (rows, columns))
+        images = torch.arange(batch, device=device).view(-1, 1, 1)
+        own = (images * (height * width) + down[:, None] * width + across).flatten()  # (Q,)
+        places = (candidates + (images * (height * width))[..., None]).flatten(0, 2)  # (Q, E)
+        of_values = (candidates + (images * (values.shape[1] * width))[..., None]).flatten(0, 2)
 
-        def combined(places: Tensor, noisy: Tensor, pilot: Tensor, level: Tensor) -> tuple[Tensor, ...]:
-            near_noisy, near_pilot, near_values = (taken(plane, places) for plane in planes)  # (Q, E, C D), (Q, E, V)
-            shift = near_pilot.sub_(pilot[:, None])
-            return self.combine(near_noisy, shift, near_values, noisy, pilot, level)
+        def combined(own: Tensor, places: Tensor, of_values: Tensor, level: Tensor) -> tuple[Tensor, ...]:
+            own, near = (rows_of(some, from_noisy.shape, width) for some in (own, places))
+            noisy, pilot = cut(from_noisy, own), cut(from_pilot, own)
+            shift = self.dct(cut(from_pilot, near).sub_(pilot[:, None]))
+            near_values = values.flatten(0, 2).index_select(0, of_values.flatten()).unflatten(0, of_values.shape)
+            return self.combine(cut(from_noisy, near), shift, near_values, self.dct(noisy), self.dct(pilot), level)
 
-        most = CHUNK if candidates.device.type == "cpu" else MANY
-        step = max(1, most // (count * noisy.shape[1]))
-        parts = list(zip(*(x.split(step) for x in (places, noisy, pilot, sigma.reshape(-1, 1)))))
-        chunks = spread(combined, parts, candidates.device)
+        most = CHUNK if device.type == "cpu" else MANY
+        step = max(1, most // (count * noisy.shape[1] * len(self.metric)))
+        parts = list(zip(*(x.split(step) for x in (own, places, of_values, sigma.reshape(-1, 1)))))
+        chunks = spread(combined, parts, device)
         return tuple(torch.cat(found).unflatten(0, (batch, rows, columns)) for found in zip(*chunks))
 
     def combine(
@@ -210,8 +235,9 @@ class GatedGraph(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Q nodes, (Q, C D), and their candidates -> as `aggregate`.
 
-        near: (Q, E, C D), the candidates' noisy patches; shift: the same, what their pilots differ by from the node's
-        own; values: (Q, E, V); sigma: (Q, 1).
+        noisy, pilot, shift are coefficients. near: (Q, E, C D), the pixels of the candidates' noisy patches, of which
+        only means are transformed; shift: (Q, E, C D), what their pilots differ by from the node's own; values:
+        (Q, E, V); sigma: (Q, 1).
         """
         squares = shift.square()
         weights = self.attention(self.distance(squares) / sigma**2, pilot / sigma)  # (Q, K, E)
@@ -219,7 +245,7 @@ class GatedGraph(nn.Module):
         mean_shift = weights @ shift
         variance = (weights @ squares - mean_shift.square()).relu()
         mean = pilot[:, None] + mean_shift
-        patches, noise = self.gate(weights @ near, mean, variance, number, noisy, pilot, sigma)
+        patches, noise = self.gate(self.dct(weights @ near), mean, variance, number, noisy, pilot, sigma)
         return patches, noise, number, weights @ values
 
     def distance(self, squares: Tensor) -> Tensor:
