@@ -102,6 +102,8 @@ class FileRestorer(PictureRestorer):
                 case.picture, target, format=format, overwrite=overwrite, strip_metadata=self.strip_metadata
             )
             found = yield partial(self.examined, case)
+            if any(not finding.nothing for finding in found.values()):  # so the file itself will not be copied
+                case.picture = replace(case.picture, encoded=b"")
             outcome, picture = self.treated(case, progress, found)
         restored = outcome.status == "restored"
         written = replace(picture, record=self._record(outcome)) if restored else self._unchanged(case, target)
