@@ -250,6 +250,28 @@ def test_compiling_leaves_the_graph_as_it_is(monkeypatch: pytest.MonkeyPatch) ->
     assert torch.equal(model(x, 25), expected)
 
 
+def test_of_colours_only_the_brightness_is_transformed_everywhere() -> None:
+    """No tensor is larger than the DCT of the brightness of every patch: those of the colours are cut out chunk by
+    chunk."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal largest
+            out = function(*args, **(kwargs or {}))
+            for tensor in out if isinstance(out, (tuple, list)) else (out,):
+                largest = max(largest, tensor.numel())
+            return out
+
+    graph = GatedGraph(**{**SHAPE, "channels": 3, "window": 32, "neighbours": 16}).eval()
+    noisy, pilot = torch.rand(2, 1, 3, 152, 152)
+    with torch.no_grad(), Watch():
+        graph(noisy, pilot, torch.tensor(0.1).view(1, 1, 1))
+    assert largest == 145 * 145 * 64
+
+
 def test_sizes_are_filled_up_by_mirroring() -> None:
     assert [covering(side, 8, 4) for side in (1, 8, 9, 12, 13)] == [8, 8, 12, 12, 16]
     x = torch.arange(4.0).view(1, 1, 1, 4).expand(1, 1, 3, 4)
