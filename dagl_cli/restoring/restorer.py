@@ -42,6 +42,7 @@ from .device import (
     memory_of,
     pick_device,
     pick_dtype,
+    seconds,
     sent,
 )
 from .openvino import OpenVINO
@@ -344,19 +345,25 @@ class Restorer:
 
 
 class Forward:
-    """A network, and its compiled form once that pays: as much time was spent without it as compiling takes.
+    """A network, and its compiled form once that pays: as much time was spent without it as compiling takes, and it is
+    faster, which is measured.
 
     So no more than twice the least possible time is spent, whatever follows. Only the most frequent shape is compiled.
 
-    compile: as `torch.compile`.
+    compile: as `torch.compile`. measure: as `device.seconds`.
     """
 
-    def __init__(self, model: DAGL, compile: Callable[[DAGL], Any] = partial(torch.compile, dynamic=False)) -> None:
-        self.model, self._compile = model, compile
+    def __init__(
+        self,
+        model: DAGL,
+        compile: Callable[[DAGL], Any] = partial(torch.compile, dynamic=False),
+        measure: Callable[[dict[str, Callable[[], object]]], dict[str, float]] = seconds,
+    ) -> None:
+        self.model, self._compile, self._measure = model, compile, measure
         self._shapes = Counter[torch.Size]()
         self._seconds = 0.0
         self._compiled: tuple[torch.Size, Any] | None = None
-        self._fails = False
+        self._pays: bool | None = None
 
     def __call__(self, batch: Tensor, sigma: float | Tensor | None) -> Tensor:
         self._shapes[batch.shape] += 1
@@ -364,17 +371,33 @@ class Forward:
             # a number would be compiled in
             level = batch.new_full((len(batch),), sigma) if isinstance(sigma, (int, float)) else sigma
             try:
-                return self._compiled[1](batch, level)
+                if self._pays is None:
+                    self._pays = self._is_faster(batch, level)
+                if self._pays:
+                    return self._compiled[1](batch, level)
             except Exception as error:
                 if is_out_of_memory(error):
                     raise
-                self._compiled, self._fails = None, True  # no C compiler, or a GPU that it does not know
+                self._pays = False  # no C compiler, or a GPU that it does not know
         return self.model(batch, sigma)
+
+    def _is_faster(self, batch: Tensor, level: Tensor | None) -> bool:
+        """Compiles, and compares with the network as it is."""
+        assert self._compiled
+
+        def run(network: Callable[..., Tensor]) -> None:
+            network(batch, level)
+            if batch.device.type == "cuda":
+                torch.cuda.synchronize(batch.device)
+
+        run(self._compiled[1])
+        spent = self._measure({"compiled": partial(run, self._compiled[1]), "plain": partial(run, self.model)})
+        return spent["compiled"] < spent["plain"]
 
     def worked(self, seconds: float) -> None:
         """Tells how long some batches took."""
         self._seconds += seconds
-        if self._seconds > COMPILING and not self._compiled and not self._fails:
+        if self._seconds > COMPILING and not self._compiled:
             self._compiled = self._shapes.most_common(1)[0][0], self._compile(self.model)
 
 
