@@ -43,7 +43,7 @@ BLEND = 0.4
 """How far the result goes from the pilot to the heads' mean before anything is learned."""
 FARTHEST = 3.0
 """How often as far as to a head it goes at most: told a tenth of the noise, what is learned would go 10 times as far,
-and make it stronger."""
+and make it stronger. Heads may be weighed against each other; all together they lead no farther than to them, of noise."""
 
 
 @functools.cache
@@ -441,6 +441,8 @@ class GatedStage(nn.Module):
         change = F.pixel_shuffle(self.conv_out(self.blocks(self.conv_in(inputs))), self.scale).to(dtype)
         own, blend = change.split((self.channels, self.heads), 1)
         blend = (blend + BLEND / max(1, self.heads)).clamp(-FARTHEST, FARTHEST)
+        if self.noise:  # in all to the heads, and no farther: in range it stays below 0.8
+            blend = blend / blend.sum(1, keepdim=True).abs().clamp_min(1)
         return pilot + (blend[:, :, None] * steps).sum(1) + level * own
 
     def aggregate(self, noisy: Tensor, pilot: Tensor, sigma: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:

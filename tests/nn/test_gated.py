@@ -166,6 +166,19 @@ def test_tasks_without_noise_average_the_pilot() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(("noise", "farthest"), [(True, 0.5), (False, gated.FARTHEST)])
+def test_what_is_learned_goes_so_far_and_no_farther(noise: bool, farthest: float) -> None:
+    """Of noise no farther than to the heads: told a tenth of it, a network would make it stronger."""
+    graph = GatedGraph(**{**SHAPE, "heads": 2})
+    noisy, pilot, _ = (image.float() for image in pictures(1, 16, 16))
+    features, sigma = torch.rand(2, 4, 16, 16), torch.tensor([0.1, 0.1])
+    stage = GatedStage(1, 4, 1, (), graph, blind=False, noise=noise)
+    stage.conv_out.bias[1:] = 50.0  # type: ignore[index]
+    steps = graph(noisy if noise else pilot, pilot, sigma.view(2, 1, 1))[0] - pilot[:, None]
+    torch.testing.assert_close(stage(noisy, pilot, features, sigma), pilot + farthest * steps.sum(1))
+
+
+@torch.no_grad()
 def test_each_node_may_have_a_noise_level_of_its_own() -> None:
     """The picture's, times what the features below the node's patch say; nothing, before they are trained."""
     graph, (noisy, pilot, _) = GatedGraph(**SHAPE), (image.float() for image in pictures(1, 20, 22))
