@@ -43,7 +43,7 @@ BLEND = 0.4
 """How far the result goes from the pilot to the heads' mean before anything is learned."""
 FARTHEST = 3.0
 """How often as far as to a head it goes at most: told a tenth of the noise, what is learned would go 10 times as far,
-and make it stronger. Heads may be weighed against each other; all together they lead no farther than to them, of noise."""
+and make it stronger. Of noise all heads together lead no farther than to them."""
 
 
 @functools.cache
