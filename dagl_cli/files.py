@@ -224,6 +224,7 @@ def locked(path: Path, wait: float = -1) -> Iterator[bool]:
     try:
         lock.acquire()
     except Timeout:
+        path.touch()  # where there can be no such file, nobody has the lock, and this says why
         yield False
         return
     except OSError as error:

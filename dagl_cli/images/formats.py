@@ -39,6 +39,8 @@ class Format:
     """Endings that files are read under, whose results have the usual one."""
     pages: bool = False
     """Its files of several pictures are restored picture by picture (`frames`); those of others are refused."""
+    stripped: Callable[[bytes], bytes] | None = None
+    """A file's bytes -> the same picture without metadata, where encoding it again would lose something."""
     longest_side: int = 2**31 - 1
     longest_block: int = 2**32 - 1
     """Bytes of EXIF or XMP."""
@@ -58,7 +60,7 @@ FORMATS = {
     ),
     "JPEG": Format(
         (".jpg", ".jpeg", ".jpe", ".jfif", ".jif"), (b"\xff\xd8\xff",), jpeg.decode, jpeg.encode,
-        _ALL | {"jpeg_segments"}, alpha=False, longest_side=65500, longest_block=65500,
+        _ALL | {"jpeg_segments"}, alpha=False, stripped=jpeg.stripped, longest_side=65500, longest_block=65500,
     ),
     "TIFF": Format(
         (".tif", ".tiff"), (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), tiff.decode, tiff.encode, _ALL | {"tiff"},

@@ -169,6 +169,24 @@ def _understand(marker: int, content: bytes, metadata: Metadata, profile: dict[i
         metadata.jpeg_segments += struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
 
 
+def stripped(data: bytes) -> bytes:
+    """The same picture, sample by sample, without what programs say of it but its colours."""
+    kept = [data[:2]]
+    for marker, start, end in segments(data):
+        content = data[start:end]
+        if marker == 0xE0 and content.startswith(b"JFIF\0"):
+            content = content[:7].ljust(7, b"\1") + struct.pack(">BHHBB", 0, 1, 1, 0, 0)  # no size, no small picture
+        elif marker in _APPLICATION and not content.startswith((b"Adobe", _ICC)):
+            continue
+        if marker == _END:
+            kept.append(data[end - 2 : end])
+        elif marker in _APPLICATION:
+            kept.append(struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content)
+        else:
+            kept.append(data[start - 4 : end])
+    return b"".join(kept)
+
+
 def encode(levels: np.ndarray, metadata: Metadata) -> bytes:
     """levels: (H, W) or (H, W, 3) uint8. Quality 95 without chroma subsampling, so that no new artifacts come in."""
     options = {

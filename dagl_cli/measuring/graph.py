@@ -70,7 +70,8 @@ def stage_of(model: DAGL, stage: int | None, head: int, name: str) -> nn.Module:
     """The graph to look at, counted from 1; None: the last. Raises DaglError for a model without one, UsageError."""
     graphs = [m for m in model.stages if isinstance(m, MGFAM) or (isinstance(m, GatedStage) and m.graph)]
     if not graphs:
-        kind = "pixel-wise attention, no patches" if len(model.stages) else "no graph"
+        pixelwise = model.config.graph == "nonlocal" and len(model.stages)
+        kind = "pixel-wise attention, no patches" if pixelwise else "no graph"
         raise DaglError(f"{name} has {kind}: choose a model that `dagl weights list` calls DAGL")
     for what, value, most in (("stage", stage or 1, len(graphs)), ("head", head, model.config.heads)):
         if not 1 <= value <= most:

@@ -228,8 +228,13 @@ class FileRestorer(PictureRestorer):
 
     def _unchanged(self, case: Case, target: Path | BinaryIO) -> images.Image | bytes:
         """The file itself where that is possible: no JPEG is encoded again for nothing."""
-        same_format = self._format(case.picture, target) == case.picture.format
-        return case.picture.encoded if same_format and not self.strip_metadata else case.picture
+        picture = case.picture
+        if self._format(picture, target) != picture.format:
+            return picture
+        if not self.strip_metadata:
+            return picture.encoded
+        stripped = images.FORMATS[picture.format].stripped
+        return stripped(picture.encoded) if stripped and picture.orientation == 1 else picture
 
 
 @contextmanager

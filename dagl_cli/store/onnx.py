@@ -27,10 +27,10 @@ OPSET = 18
 def export(path: Path, target: Path) -> float:
     """Write a weight file's network as ONNX, and check it against PyTorch through ONNX Runtime at two sizes.
 
-    Inputs: `image` (batch, channels, height, width) float32 in [0, 1], any sizes, for demosaicing the three-channel
-    GRBG mosaic; `sigma` (batch,) on the 0-255 scale, for models with a noise map, for raw files (batch, 1, height,
-    width). Output: `restored`, the same shape as `image`, not clipped. The tiles around it are the caller's; metadata
-    says how (`dagl.tile`, `dagl.overlap`, `dagl.multiple`).
+    Inputs: `image` (batch, channels, height, width) float32 in [0, 1], from 5 pixels a side on, for demosaicing the
+    three-channel GRBG mosaic; `sigma` (batch,) on the 0-255 scale, for models with a noise map, for raw files (batch,
+    1, height, width). Output: `restored`, the same shape as `image`, not clipped. The tiles around it are the
+    caller's; metadata says how (`dagl.tile`, `dagl.overlap`, `dagl.multiple`).
     Returns the largest difference found. Where a graph chooses neighbours, two that are as near may change places and
     with them a few nodes' results: of it, what a tenth of the pixels exceeds. Raises WeightsError for a network that
     cannot be had, DaglError for one that differs.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import tifffile
-from helpers import SHIFT, dagl, picture, saved, tiny
+from helpers import DATA, SHIFT, dagl, picture, saved, tiny
 
 from dagl_cli import __version__, images
 from dagl_cli.images.tone import tone_of
@@ -124,3 +126,20 @@ def test_heic_becomes_png() -> None:
     Path("a.png").unlink()
     dagl("denoise", "--sigma", 25, ".", "-o", "out")
     assert images.read("out/a.png").format == "PNG"
+
+
+def test_a_jpeg_that_is_left_alone_keeps_its_samples_without_its_metadata() -> None:
+    """Encoded again it would lose some: the segments are left out instead."""
+    exif = PIL.Image.Exif()
+    exif[0x010E] = "by somebody"
+    with PIL.Image.open(DATA / "cords.png") as file:
+        file.convert("RGB").save(
+            "in.jpg", quality=97, exif=exif, comment=b"at home", dpi=(300, 300), icc_profile=images.srgb_profile()
+        )
+    stdout, _ = dagl("denoise", "in.jpg", "out.jpg", "--sigma", 0, "--strip-metadata", "--json")
+    assert json.loads(stdout)["files"][0]["status"] == "unchanged"
+    with PIL.Image.open("in.jpg") as before, PIL.Image.open("out.jpg") as after:
+        assert np.array_equal(before, after)
+        assert not after.getexif()
+        assert not {"comment", "dpi"} & after.info.keys()
+        assert after.info["icc_profile"] == before.info["icc_profile"]
