@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .gated import GatedGraph, dct_basis
+from .gated import GatedGraph, dct, dct_basis
 from .search import Axis, Grid, at_once
 
 
@@ -68,10 +68,10 @@ class ExportableGraph(GatedGraph):
             return plane.flatten(0, 3).index_select(0, places.flatten()).view(queries, count, -1)
 
         near_noisy, near_pilot = (near(plane) for plane in planes)
-        shift = self.dct(near_pilot - own_pilot[:, None])
+        shift = dct(near_pilot - own_pilot[:, None], self.fixed)
         near_values = near(values[:, None]) if self.values is not None else shift[..., :0]
-        own = self.dct(own_noisy), self.dct(own_pilot)
-        found = self.combine(near_noisy, shift, near_values, *own, sigma.reshape(-1, 1))
+        own = dct(own_noisy, self.fixed), dct(own_pilot, self.fixed)
+        found = self.combine(near_noisy, shift, near_values, *own, sigma.reshape(-1, 1), self.fixed)
         return tuple(t.reshape(batch, rows, columns, *(int(n) for n in t.shape[1:])) for t in found)
 
     def fold(self, patches: Tensor) -> Tensor:

@@ -18,7 +18,6 @@ V numbers in a learned value.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterable
 
@@ -46,7 +45,6 @@ FARTHEST = 3.0
 and make it stronger. Of noise all heads together lead no farther than to them."""
 
 
-@functools.cache
 def dct_basis(size: int) -> Tensor:
     """(size², size²): the orthonormal DCT of a size x size patch, a row for each coefficient, the mean first."""
     k, n = torch.arange(size, dtype=torch.float64)[:, None], torch.arange(size, dtype=torch.float64)
@@ -67,6 +65,11 @@ def opponent(x: Tensor) -> Tensor:
 def rgb(x: Tensor) -> Tensor:
     """Undoes `opponent`."""
     return x if x.shape[1] == 1 else torch.einsum("oc,bohw->bchw", OPPONENT.to(x), x)
+
+
+def dct(patches: Tensor, basis: Tensor) -> Tensor:
+    """(..., C D) pixels -> (..., C D) coefficients."""
+    return (patches.unflatten(-1, (-1, len(basis))) @ basis.T).flatten(-2)
 
 
 def coefficients(image: Tensor, basis: Tensor) -> Tensor:
@@ -182,10 +185,6 @@ class GatedGraph(nn.Module):
         """Not a buffer, which a model that is loaded onto 'meta' would lack."""
         return dct_basis(self.patch).to(self.metric)
 
-    def dct(self, patches: Tensor) -> Tensor:
-        """(..., C D) pixels -> (..., C D) coefficients."""
-        return (patches.unflatten(-1, (-1, len(self.metric))) @ self.basis.T).flatten(-2)
-
     def embedded(self, pilot: Tensor) -> Tensor:
         """What is compared: the brightness of every patch of (B, C, H, W), as `opponent` has it -> (B, h, w, D)."""
         return coefficients(pilot[:, :1], self.basis * (self.metric / 2).exp()[:, None])[:, 0]
@@ -210,7 +209,7 @@ class GatedGraph(nn.Module):
         height, width = noisy.shape[2], values.shape[2]  # of the keys: what patches can start at
         from_noisy, from_pilot = (strips(image, self.patch) for image in (noisy, pilot))
         # where things lie in the list of all images' strips, and of their values
-        device = candidates.device
+        device, basis = candidates.device, self.basis
         down, across = (torch.arange(n, device=device) * self.stride for n in (rows, columns))
         images = torch.arange(batch, device=device).view(-1, 1, 1)
         own = (images * (height * width) + down[:, None] * width + across).flatten()  # (Q,)
@@ -219,10 +218,11 @@ class GatedGraph(nn.Module):
 
         def combined(own: Tensor, places: Tensor, of_values: Tensor, level: Tensor) -> tuple[Tensor, ...]:
             own, near = (rows_of(some, from_noisy.shape, width) for some in (own, places))
-            noisy, pilot = cut(from_noisy, own), cut(from_pilot, own)
-            shift = self.dct(cut(from_pilot, near).sub_(pilot[:, None]))
+            pilot = cut(from_pilot, own)
+            shift = dct(cut(from_pilot, near).sub_(pilot[:, None]), basis)
             near_values = values.flatten(0, 2).index_select(0, of_values.flatten()).unflatten(0, of_values.shape)
-            return self.combine(cut(from_noisy, near), shift, near_values, self.dct(noisy), self.dct(pilot), level)
+            noisy, pilot = dct(cut(from_noisy, own), basis), dct(pilot, basis)
+            return self.combine(cut(from_noisy, near), shift, near_values, noisy, pilot, level, basis)
 
         most = CHUNK if device.type == "cpu" else MANY
         step = max(1, most // (count * noisy.shape[1] * len(self.metric)))
@@ -231,13 +231,20 @@ class GatedGraph(nn.Module):
         return tuple(torch.cat(found).unflatten(0, (batch, rows, columns)) for found in zip(*chunks))
 
     def combine(
-        self, near: Tensor, shift: Tensor, values: Tensor, noisy: Tensor, pilot: Tensor, sigma: Tensor
+        self,
+        near: Tensor,
+        shift: Tensor,
+        values: Tensor,
+        noisy: Tensor,
+        pilot: Tensor,
+        sigma: Tensor,
+        basis: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Q nodes, (Q, C D), and their candidates -> as `aggregate`.
 
         noisy, pilot, shift are coefficients. near: (Q, E, C D), the pixels of the candidates' noisy patches, of which
         only means are transformed; shift: (Q, E, C D), what their pilots differ by from the node's own; values:
-        (Q, E, V); sigma: (Q, 1).
+        (Q, E, V); sigma: (Q, 1); basis: (D, D).
         """
         squares = shift.square()
         weights = self.attention(self.distance(squares) / sigma**2, pilot / sigma)  # (Q, K, E)
@@ -245,7 +252,7 @@ class GatedGraph(nn.Module):
         mean_shift = weights @ shift
         variance = (weights @ squares - mean_shift.square()).relu()
         mean = pilot[:, None] + mean_shift
-        patches, noise = self.gate(self.dct(weights @ near), mean, variance, number, noisy, pilot, sigma)
+        patches, noise = self.gate(dct(weights @ near, basis), mean, variance, number, noisy, pilot, sigma)
         return patches, noise, number, weights @ values
 
     def distance(self, squares: Tensor) -> Tensor:

@@ -244,6 +244,16 @@ def test_a_network_with_it_takes_any_size(size: tuple[int, int], channels: int, 
     assert all(g is not None and bool(torch.isfinite(g).all()) for g in gradients)
 
 
+def test_gradients_after_inference() -> None:
+    """Nothing that inference made is kept: in float64 it would be used as it is, and autograd refuses it."""
+    config = ModelConfig(features=8, blocks=2, stages=1, stage_blocks=1, heads=1, graph="gated", noise_map=True)
+    model, x = DAGL(config).double(), torch.rand(1, 1, 9, 12, dtype=torch.float64)
+    with torch.inference_mode():
+        model(x, 25)
+    model(x.requires_grad_(), 25).sum().backward()
+    assert x.grad is not None
+
+
 def test_without_heads_only_the_network_behind_is_left() -> None:
     config = ModelConfig(features=8, blocks=2, stages=1, stage_blocks=1, heads=0, graph="gated", noise_map=True)
     model, x = DAGL(config), torch.rand(1, 1, 9, 12)
