@@ -16,6 +16,7 @@ import PIL.Image
 import pytest
 import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 from typer.testing import CliRunner
 
 from dagl_cli.cli import app
@@ -222,6 +223,21 @@ def same_weights(a: Path, b: Path) -> bool:
 
 def log_of(output: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+
+
+class TensorsMade(TorchDispatchMode):
+    """Sees every tensor that an operator gives back inside of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[tuple[torch.Size, int]] = []
+        """Shape and bytes of each."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = function(*args, **(kwargs or {}))
+        found = (t for t in (out if isinstance(out, (tuple, list)) else (out,)) if isinstance(t, torch.Tensor))
+        self.sizes += [(t.shape, t.numel() * t.element_size()) for t in found]
+        return out
 
 
 # --- tiny test sets --------------------------------------------------------------------------------------------------

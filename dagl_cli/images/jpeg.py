@@ -117,7 +117,7 @@ def decode(data: bytes, max_pixels: int) -> tuple[np.ndarray, Metadata]:
         if marker in _APPLICATION:
             _understand(marker, content, metadata, profile)
         if marker not in _APPLICATION or content.startswith((b"Adobe", b"JFIF\0")):  # these define the colours
-            essential.append(data[end - 2 : end] if marker == _END else data[start - 4 : end])
+            essential.append(_as_it_is(data, marker, start, end))
     if 8 * coded < blocks:  # each takes a bit at least, but libjpeg makes up what is missing
         raise ImageError("it is truncated: get a complete copy of it")
     if profile and all(number in profile for number in range(1, len(profile) + 1)):
@@ -166,7 +166,16 @@ def _understand(marker: int, content: bytes, metadata: Metadata, profile: dict[i
     elif marker == 0xE2 and content.startswith(_ICC) and len(content) > len(_ICC) + 2:
         profile.setdefault(content[len(_ICC)], content[len(_ICC) + 2 :])
     elif marker in (0xED, 0xFE):  # Photoshop's (IPTC), comments
-        metadata.jpeg_segments += struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+        metadata.jpeg_segments += _segment(marker, content)
+
+
+def _as_it_is(data: bytes, marker: int, start: int, end: int) -> bytes:
+    """What `segments` found, with its marker."""
+    return data[end - 2 : end] if marker == _END else data[start - 4 : end]
+
+
+def _segment(marker: int, content: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
 
 
 def stripped(data: bytes) -> bytes:
@@ -174,16 +183,10 @@ def stripped(data: bytes) -> bytes:
     kept = [data[:2]]
     for marker, start, end in segments(data):
         content = data[start:end]
-        if marker == 0xE0 and content.startswith(b"JFIF\0"):
-            content = content[:7].ljust(7, b"\1") + struct.pack(">BHHBB", 0, 1, 1, 0, 0)  # no size, no small picture
-        elif marker in _APPLICATION and not content.startswith((b"Adobe", _ICC)):
-            continue
-        if marker == _END:
-            kept.append(data[end - 2 : end])
-        elif marker in _APPLICATION:
-            kept.append(struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content)
-        else:
-            kept.append(data[start - 4 : end])
+        if marker == 0xE0 and content.startswith(b"JFIF\0"):  # without a size and a small picture
+            kept.append(_segment(marker, content[:7].ljust(7, b"\1") + struct.pack(">BHHBB", 0, 1, 1, 0, 0)))
+        elif marker not in _APPLICATION or content.startswith((b"Adobe", _ICC)):
+            kept.append(_as_it_is(data, marker, start, end))
     return b"".join(kept)
 
 

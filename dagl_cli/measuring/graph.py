@@ -110,9 +110,10 @@ def _gated(
 ) -> list[Node]:
     height, width = noisy.shape[-2:]
     grid = Grid.of(height, width, graph.patch, graph.stride, graph.window)
-    nodes = coefficients(opponent(pilot)[:, :1], graph.basis)[0, 0]  # (h, w, D): of colours their brightness counts
+    pilot = opponent(pilot)
+    nodes = coefficients(pilot[:, :1], graph.basis)[0, 0]  # (h, w, D): of colours their brightness counts
     own = nodes[:: graph.stride, :: graph.stride]
-    edges = graph.search(nodes[None] * (graph.metric / 2).exp(), grid)[0]
+    edges = graph.search(graph.embedded(pilot), grid)[0]
     near = nodes.flatten(0, 1)[edges]  # (rows, columns, E, D)
     levels = sigma[0].clamp_min(QUIETEST).expand(grid.queries)[..., None]  # (rows, columns, 1)
     distance = graph.distance((near - own[:, :, None]).square()) / levels**2

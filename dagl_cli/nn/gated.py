@@ -434,8 +434,8 @@ class GatedStage(nn.Module):
             return pilot
         if sigma is None:
             assert self.level is not None
-            level = self.level(features)
-            sigma = level.to(torch.promote_types(level.dtype, torch.float32)).mean((1, 2, 3)).exp()
+            logarithm = self.level(features)
+            sigma = logarithm.to(torch.promote_types(logarithm.dtype, torch.float32)).mean((1, 2, 3)).exp()
         with torch.autocast(noisy.device.type, enabled=False):
             dtype = self.conv_out.weight.dtype  # float32, or what the whole network was made
             noisy, pilot, sigma = noisy.to(dtype), pilot.to(dtype), sigma.to(dtype).clamp_min(QUIETEST)

@@ -103,7 +103,7 @@ def blur(x: Tensor, radius: float) -> Tensor:
     """x (..., H, W) blurred by a Gaussian of that deviation in pixels; at the borders, over what is there."""
 
     def gaussian(apart: Tensor) -> Tensor:
-        return torch.where(apart < 4 * radius, torch.exp(-0.5 * (apart / radius).clamp(max=4) ** 2), 0)
+        return torch.where(apart < 4 * radius, torch.exp(-0.5 * (apart / radius) ** 2), 0)
 
     down, across = (_weights(size, gaussian) for size in x.shape[-2:])
     return down @ x @ across.T  # as matrices: the fastest form for crops

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import TensorsMade
 from scipy import fft
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -276,23 +277,11 @@ def test_compiling_leaves_the_graph_as_it_is(monkeypatch: pytest.MonkeyPatch) ->
 def test_of_colours_only_the_brightness_is_transformed_everywhere() -> None:
     """No tensor is larger than the DCT of the brightness of every patch: those of the colours are cut out chunk by
     chunk."""
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    largest = 0
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            nonlocal largest
-            out = function(*args, **(kwargs or {}))
-            for tensor in out if isinstance(out, (tuple, list)) else (out,):
-                largest = max(largest, tensor.numel())
-            return out
-
     graph = GatedGraph(**{**SHAPE, "channels": 3, "window": 32, "neighbours": 16}).eval()
     noisy, pilot = torch.rand(2, 1, 3, 152, 152)
-    with torch.no_grad(), Watch():
+    with torch.no_grad(), TensorsMade() as made:
         graph(noisy, pilot, torch.tensor(0.1).view(1, 1, 1))
-    assert largest == 145 * 145 * 64
+    assert max(shape.numel() for shape, _ in made.sizes) == 145 * 145 * 64
 
 
 def test_sizes_are_filled_up_by_mirroring() -> None:
